@@ -1,0 +1,1 @@
+"""HTTP routes, with their wire schemas beside them."""

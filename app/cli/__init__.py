@@ -1,0 +1,1 @@
+"""The `overtone` command."""

@@ -1,0 +1,1 @@
+"""Batching, KV cache, multi-LoRA and decode: what Overtone exists for."""

@@ -1,0 +1,316 @@
+"""The engine: one thread that owns the GPU and steps all running sequences together.
+
+A request's way: `submit` → inbox → scheduler (waiting) → `_claim` (its adapters get slots) → running →
+`Runner.step` once per step → `_accept` (text, stop, limits) → events, until `_finish`.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from app.engine.host_cache import HostCache
+from app.engine.memory import MemoryPlan
+from app.engine.pages import PagePool
+from app.engine.request import Done, Failed, Request, Sequence, Token, check
+from app.engine.residency import Residency
+from app.engine.runner import Runner
+from app.engine.scheduler import Chunk, Claim, Scheduler
+from app.engine.slots import SlotTable
+from app.engine.stats import EngineStats
+from app.engine.text import TextStream
+from app.errors import (
+    DeadlineExceeded,
+    EngineFault,
+    NotReady,
+    OvertoneError,
+    QueueFull,
+)
+from app.model.base import LoadedModel, combine_checksums, weight_checksums
+from app.model.prompt import PromptRenderer
+from app.registry.registry import Registry
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine may take; see `Settings` for the meaning and units of each."""
+
+    max_resident: int
+    max_batch: int
+    max_queue: int
+    step_tokens: int
+    max_context: int
+    host_cache_bytes: int
+    encoder_cache_bytes: int
+
+
+class Engine:
+    """Continuous batching over one resident model. Public methods may be called from any thread."""
+
+    def __init__(
+        self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan
+    ) -> None:
+        self.limits = limits
+        self.memory = memory
+        self.stats = EngineStats()
+        self.runner = Runner(loaded, registry, memory.pages, memory.page_size, limits.encoder_cache_bytes)
+        host = HostCache(registry, loaded.dtype, limits.host_cache_bytes, self._wake)
+        self.residency = Residency(SlotTable(limits.max_resident), host, self.runner)
+        self.scheduler = Scheduler(
+            PagePool(memory.pages, memory.page_size), limits.max_batch, limits.step_tokens
+        )
+        self._model = loaded.model
+        self._prompt = PromptRenderer(loaded.processor)
+        self._sequences: dict[str, Sequence] = {}
+        self._tasks: deque[Generator[None, None, None]] = deque()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._open = self._stopping = self._woken = False
+        self._thread = threading.Thread(target=self._run, name="overtone-engine", daemon=True)
+
+    @property
+    def room(self) -> int:
+        """Tokens that one request may hold, prompt and answer together."""
+        return min(self.limits.max_context, self.scheduler.pool.tokens)
+
+    # -- from any thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._open = True
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its events come through ``request.emit``.
+
+        Raises PromptTooLong, BadRequest, QueueFull or NotReady, and then emits nothing.
+        """
+        check(request, self.room, self.limits.max_resident)
+        with self._changed:
+            if not self._open:
+                raise NotReady("The server is shutting down; try again in a moment.")
+            if len(self._sequences) >= self.limits.max_queue + self.limits.max_batch:
+                self.stats.rejected += 1
+                raise QueueFull(f"{len(self._sequences)} requests are in line already; try again shortly.")
+            stream = TextStream(self._prompt.decode, request.sampling.stop)
+            sequence = Sequence(request, stream, time.monotonic())
+            self._sequences[request.id] = sequence
+            self._inbox.append(lambda: self._enter(sequence))
+            self._changed.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next step; its pages are free again at once. Unknown ids are ignored."""
+        if sequence := self._sequences.get(request_id):
+            sequence.cancelled = True
+            self._wake()
+
+    def call(self, function: Callable[[], T]) -> "Future[T]":
+        """Run ``function`` on the engine's thread between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if not self._thread.is_alive():
+                raise NotReady("The engine is not running.")
+            self._inbox.append(run)
+            self._changed.notify()
+        return future
+
+    def free_slots(self, name: str | None = None) -> "Future[list[str]]":
+        """Free the slots of one adapter, or of all, that no running request uses; returns their uids."""
+
+        return self.call(lambda: self.residency.free(name))
+
+    def fingerprint(self) -> "Future[str]":
+        """Fingerprint of the base weights as they lie in memory now, one tensor between two steps."""
+        future: Future[str] = Future()
+
+        def work() -> Generator[None, None, None]:
+            lines = []
+            for line in weight_checksums(self._model):
+                lines.append(line)
+                yield
+            future.set_result(combine_checksums(lines))
+
+        self.call(lambda: self._tasks.append(work()))
+        return future
+
+    def drain(self, seconds: float) -> bool:
+        """Take no more requests and wait for those in line; False when time ran out first."""
+        with self._changed:
+            self._open = False
+            return self._changed.wait_for(lambda: not self._sequences, seconds)
+
+    def close(self) -> None:
+        """Stop the thread; what is still running fails with NotReady."""
+        with self._changed:
+            self._open, self._stopping = False, True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.residency.host.close()
+
+    # -- on the engine's thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while not self._stopping:
+                self._take_inbox()
+                self._drop_ended()
+                chunks = self.scheduler.plan(self._claim)
+                if chunks:
+                    self._step(chunks)
+                self._advance_task()
+                if not chunks:
+                    self._wait()
+            for sequence in list(self._sequences.values()):
+                self._fail(sequence, NotReady("The server is shutting down; try again in a moment."))
+
+    def _enter(self, sequence: Sequence) -> None:
+        if sequence.request.id in self._sequences:  # not ended while it lay in the inbox
+            self.scheduler.add(sequence)
+
+    def _step(self, chunks: list[Chunk]) -> None:
+        """One step for all; a chunk that makes it fail is found by stepping each alone."""
+        begun = time.monotonic()
+        try:
+            self._accept(chunks, self.runner.step(chunks))
+        except Exception:
+            log.exception("a step of %d sequences failed; stepping each alone", len(chunks))
+            self._step_each(chunks)
+        self.stats.step(len(chunks), time.monotonic() - begun)
+
+    def _step_each(self, chunks: list[Chunk]) -> None:
+        """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
+        for chunk in chunks:
+            if chunk.sequence.request.id not in self._sequences:
+                continue
+            try:
+                self._accept([chunk], self.runner.step([chunk]))
+            except Exception:
+                log.exception("request %s failed", chunk.sequence.request.id)
+                self._fail(chunk.sequence, EngineFault("This request failed inside the model; others go on."))
+
+    def _accept(self, chunks: list[Chunk], tokens: list[int | None]) -> None:
+        """Count what was computed and hand each sequence its next token."""
+        finals = [chunk.final for chunk in chunks]
+        for chunk in chunks:
+            chunk.sequence.computed += chunk.tokens
+        ended = (chunk.sequence for chunk, final in zip(chunks, finals, strict=True) if final)
+        for sequence, token in zip(ended, tokens, strict=True):
+            if token is None:
+                self._fail(sequence, EngineFault("The model's output was not finite (NaN or overflow)."))
+            else:
+                self._take_token(sequence, token)
+
+    def _take_token(self, sequence: Sequence, token: int) -> None:
+        now, sampling = time.monotonic(), sequence.request.sampling
+        if sequence.first_token is None:
+            sequence.first_token = now
+        sequence.tokens.append(token)
+        if token in self._prompt.eos_ids and not sampling.ignore_eos:
+            return self._finish(sequence, "stop")
+        self.stats.generated_tokens += 1
+        text = sequence.stream.push(token)
+        sequence.request.emit(Token(token, text))
+        if sequence.stream.stopped:
+            self._finish(sequence, "stop")
+        elif sequence.new_tokens >= sampling.max_new_tokens:
+            self._finish(sequence, "length")
+
+    def _claim(self, sequence: Sequence) -> Claim:
+        """Slots for a waiting sequence; one whose adapter cannot be read fails here."""
+        try:
+            answer = self.residency.claim(sequence)
+        except OvertoneError as error:
+            self._fail(sequence, error)
+            return Claim.LOADING
+        if answer is Claim.READY and sequence.admitted is None:
+            sequence.admitted = time.monotonic()
+        return answer
+
+    def _drop_ended(self) -> None:
+        """Cancelled and overdue sequences leave before the next step."""
+        now = time.monotonic()
+        for sequence in list(self._sequences.values()):
+            if sequence.cancelled:
+                self._finish(sequence, "cancelled")
+            elif now > sequence.request.deadline:
+                self._fail(sequence, DeadlineExceeded("The request took longer than this server allows."))
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        """End a sequence well: everything it held is free before its last event is sent."""
+        rest = sequence.stream.finish()
+        self._release(sequence)
+        if rest and reason != "cancelled":
+            sequence.request.emit(Token(None, rest))
+        self.stats.finished += 1
+        request = sequence.request
+        self._end(
+            sequence,
+            Done(
+                reason,
+                sequence.stream.text,
+                len(request.prompt),
+                sum(clip.tokens for clip in request.clips),
+                sequence.new_tokens,
+                sequence.final_timings(time.monotonic()),
+            ),
+        )
+
+    def _fail(self, sequence: Sequence, error: OvertoneError) -> None:
+        self._release(sequence)
+        self.stats.failed += 1
+        self._end(sequence, Failed(error))
+
+    def _end(self, sequence: Sequence, event: Done | Failed) -> None:
+        with self._changed:
+            self._sequences.pop(sequence.request.id, None)
+            self._changed.notify_all()
+        sequence.request.emit(event)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        self.runner.forget(sequence)
+        self.residency.release(sequence)
+
+    def _take_inbox(self) -> None:
+        with self._changed:
+            messages = list(self._inbox)
+            self._inbox.clear()
+        for message in messages:
+            message()
+
+    def _advance_task(self) -> None:
+        """One piece of background work, so that no running stream waits for the whole."""
+        if self._tasks:
+            with contextlib.suppress(StopIteration):
+                next(self._tasks[0])
+                return
+            self._tasks.popleft()
+
+    def _wait(self) -> None:
+        """Sleep until something changes; at most until deadlines are worth another look."""
+        with self._changed:
+            if not (self._woken or self._inbox or self._tasks or self._stopping):
+                self._changed.wait(0.1 if self._sequences else None)
+            self._woken = False
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()

@@ -1,0 +1,164 @@
+"""Many LoRA adapters over one linear layer, in one batch: a masked dense product, no gather.
+
+All resident adapters of a layer stand side by side in ``lora_a`` [columns, in] and ``lora_b``
+[columns, out]; row i of the mask [rows, columns] holds the weight of its adapters in their columns
+and 0 elsewhere: ``y += ((x @ A.T) * mask) @ B``. Ranks are just column ranges, the base model is a
+zero row, a mix is a row with several ranges set, and loading an adapter is a copy into columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from app.engine.slots import Slot
+from app.registry.weights import AdapterWeights
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One layer of one adapter, ready to copy: ``a`` [rank, in], ``b`` [rank, out] with the scaling in it."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+@dataclass(frozen=True)
+class HostAdapter:
+    """An adapter in host memory, in the model's dtype."""
+
+    pairs: Mapping[str, Pair]
+    projector: Mapping[str, torch.Tensor]
+    rank: int
+    nbytes: int
+
+
+def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
+    """Fold each layer's scaling into B (in float32) and cast."""
+    pairs = {
+        path: Pair(pair.a.to(dtype).contiguous(), (pair.b.float().T * pair.scaling).to(dtype).contiguous())
+        for path, pair in weights.lora.items()
+    }
+    projector = {path: tensor.to(dtype) for path, tensor in weights.projector.items()}
+    tensors = [t for pair in pairs.values() for t in (pair.a, pair.b)] + list(projector.values())
+    return HostAdapter(pairs, projector, weights.rank, sum(t.nbytes for t in tensors))
+
+
+class MultiLoRALinear(nn.Linear):
+    """A linear layer that shares the base layer's weight and adds what the current mask selects."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.users: set[str] = set()
+        self.mask: torch.Tensor | None = None
+        self.lora_a = base.weight.new_zeros(0, base.in_features)
+        self.lora_b = base.weight.new_zeros(0, base.out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.mask is None:
+            return y
+        z = F.linear(x, self.lora_a)
+        # where, not a bare product: another row's overflow (inf · 0) must not become this row's NaN
+        z = torch.where(self.mask != 0, z * self.mask, 0)
+        return y + z @ self.lora_b
+
+    def grow(self, columns: int) -> None:
+        """Make room for ``columns``, the new ones zero."""
+        more = columns - self.lora_a.shape[0]
+        if more > 0:
+            self.lora_a = torch.cat([self.lora_a, self.lora_a.new_zeros(more, self.in_features)])
+            self.lora_b = torch.cat([self.lora_b, self.lora_b.new_zeros(more, self.out_features)])
+
+
+class AdapterBank:
+    """The columns of every layer, and the projector deltas of the resident adapters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = _install(model)
+        self._base_projector = {
+            path: parameter for path, parameter in model.named_parameters() if "multi_modal_projector" in path
+        }
+        self._projectors: dict[str, Mapping[str, torch.Tensor]] = {}
+        self._slots: dict[str, Slot] = {}
+        self._reference = next(model.parameters())
+        self._live: list[MultiLoRALinear] = []
+        self._selected: object = None
+
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
+        """Copy an adapter into its slot's columns."""
+        self._slots[slot.uid] = slot
+        self._selected = None
+        for path, pair in adapter.pairs.items():
+            layer = self._layers[path]
+            layer.grow(capacity)
+            end = slot.start + pair.a.shape[0]
+            layer.lora_a[slot.start : end].copy_(pair.a, non_blocking=True)
+            layer.lora_b[slot.start : end].copy_(pair.b, non_blocking=True)
+            layer.users.add(slot.uid)
+        if adapter.projector:
+            device = self._reference.device
+            self._projectors[slot.uid] = {p: t.to(device) for p, t in adapter.projector.items()}
+
+    def clear(self, slot: Slot) -> None:
+        """Zero an evicted adapter's columns, so that nothing of it is left behind."""
+        for layer in self._layers.values():
+            if slot.uid in layer.users:
+                layer.users.discard(slot.uid)
+                layer.lora_a[slot.start : slot.stop].zero_()
+                layer.lora_b[slot.start : slot.stop].zero_()
+        self._projectors.pop(slot.uid, None)
+        self._slots.pop(slot.uid, None)
+        self._selected = None
+
+    def select(self, rows: Sequence[Mapping[str, float]], repeat: Sequence[int] | None = None) -> None:
+        """Set what the next forward adds: for each row the weights of its adapters by uid.
+
+        ``repeat``: packed tokens of each row (language model); without it, rows are clips (audio tower).
+        """
+        selection = ([dict(row) for row in rows], repeat)
+        if selection == self._selected:
+            return
+        self._selected = selection
+        for layer in self._live:
+            layer.mask = None
+        wanted = {uid for row in rows for uid in row}
+        self._live = [layer for layer in self._layers.values() if not wanted.isdisjoint(layer.users)]
+        if not self._live:
+            return
+        columns = max(layer.lora_a.shape[0] for layer in self._live)
+        mask = torch.zeros(len(rows), columns, dtype=self._reference.dtype)
+        for index, row in enumerate(rows):
+            for uid, weight in row.items():
+                mask[index, self._slots[uid].start : self._slots[uid].stop] = weight
+        mask = mask[:, None] if repeat is None else mask.repeat_interleave(torch.tensor(repeat), 0)[None]
+        mask = mask.to(self._reference.device)
+        for layer in self._live:
+            layer.grow(columns)
+            layer.mask = mask
+
+    def projector(self, row: Mapping[str, float]) -> dict[str, torch.Tensor] | None:
+        """Projector parameters of a mix: W + Σ weight · (W_adapter - W); None when no adapter has its own."""
+        own = [(self._projectors[uid], weight) for uid, weight in row.items() if uid in self._projectors]
+        if not own:
+            return None
+        merged = {path: base.detach().float() for path, base in self._base_projector.items()}
+        for saved, weight in own:
+            for path, tensor in saved.items():
+                merged[path] = merged[path] + weight * (tensor.float() - self._base_projector[path].float())
+        return {path: tensor.to(self._reference.dtype) for path, tensor in merged.items()}
+
+
+def _install(model: nn.Module) -> dict[str, MultiLoRALinear]:
+    """Replace every linear layer in place."""
+    linears = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    layers = {}
+    for path, module in linears:
+        parent, _, name = path.rpartition(".")
+        layers[path] = MultiLoRALinear(module)
+        setattr(model.get_submodule(parent), name, layers[path])
+    return layers

@@ -1,0 +1,167 @@
+"""What the engine is asked and what it answers. No torch here but for the clips' features."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.engine.text import TextStream
+from app.errors import BadRequest, OvertoneError, PromptTooLong
+from app.model.features import Clip
+from app.registry.registry import Adapter
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """One adapter of a request, with its weight in the mix (1 for an adapter alone)."""
+
+    adapter: Adapter
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to continue.
+
+    ``prompt``: token ids, each clip standing as its audio tokens. ``shares``: none for the base model.
+    ``deadline``: `time.monotonic` seconds. ``emit`` is called on the engine's thread and must not block.
+    """
+
+    prompt: tuple[int, ...]
+    clips: tuple[Clip, ...]
+    shares: tuple[Share, ...]
+    sampling: Sampling
+    emit: Callable[["Event"], None]
+    deadline: float = float("inf")
+    id: str = field(default_factory=lambda: f"req-{next(_ids)}")
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the KV cache when every new token is used."""
+        return len(self.prompt) + self.sampling.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Token:
+    """One more token; ``text`` is what became printable with it (possibly nothing).
+
+    At the end, text that was held back comes with no id.
+    """
+
+    id: int | None
+    text: str
+
+
+@dataclass
+class Timings:
+    """Milliseconds. ``activation`` is the wait for an adapter's weights, part of ``queue``."""
+
+    queue: float = 0.0
+    activation: float = 0.0
+    audio: float = 0.0
+    prefill: float = 0.0
+    ttft: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end: `stop` (end of turn or a stop string), `length`, or `cancelled`."""
+
+    finish_reason: str
+    text: str
+    prompt_tokens: int
+    audio_tokens: int
+    completion_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Failed:
+    error: OvertoneError
+
+
+Event = Token | Done | Failed
+
+
+class Sequence:
+    """A request on its way: its tokens, how many of them the KV cache holds, and its pages."""
+
+    def __init__(self, request: Request, stream: TextStream, now: float) -> None:
+        self.request = request
+        self.stream = stream
+        self.tokens: list[int] = list(request.prompt)
+        self.computed = 0
+        self.pages: list[int] = []
+        self.slots_held = False
+        self.cancelled = False
+        self.timings = Timings()
+        self.submitted = now
+        self.admitted: float | None = None
+        self.first_token: float | None = None
+
+    @property
+    def alone(self) -> bool:
+        """True when an adapter of it can only be served through plain PEFT."""
+        return any(share.adapter.report.serving == "alone" for share in self.request.shares)
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet in the KV cache: 1 while decoding, more while prefilling."""
+        return len(self.tokens) - self.computed
+
+    def final_timings(self, now: float) -> Timings:
+        """All timings at the sequence's end, in ms."""
+        timings = self.timings
+        admitted = self.admitted or now
+        first = self.first_token or now
+        timings.queue = 1e3 * (admitted - self.submitted)
+        timings.ttft = 1e3 * (first - self.submitted)
+        timings.prefill = max(0.0, 1e3 * (first - admitted) - timings.audio)
+        timings.decode = 1e3 * (now - first)
+        timings.total = 1e3 * (now - self.submitted)
+        return timings
+
+
+def check(request: Request, room: int, max_mix: int) -> None:
+    """Refuse what could never run in ``room`` tokens; raises PromptTooLong or BadRequest."""
+    prompt = len(request.prompt)
+    if prompt >= room:
+        raise PromptTooLong(
+            f"The prompt takes {prompt} tokens (audio included); this server has room for {room} with the answer. "
+            "Send shorter audio or text."
+        )
+    if request.longest > room:
+        raise BadRequest(
+            f"max_new_tokens={request.sampling.max_new_tokens} after a prompt of {prompt} tokens exceeds this "
+            f"server's {room} tokens; ask for at most {room - prompt}."
+        )
+    alone = [share.adapter.name for share in request.shares if share.adapter.report.serving == "alone"]
+    if alone and len(request.shares) > 1:
+        raise BadRequest(f"The adapter {alone[0]!r} cannot be mixed with others; name it alone.")
+    if len(request.shares) > max_mix:
+        raise BadRequest(f"A mix may hold {max_mix} adapters at most.")

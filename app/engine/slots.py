@@ -1,0 +1,88 @@
+"""Which adapters are resident, and in which columns of the side-by-side LoRA matrices. No torch."""
+
+from dataclasses import dataclass
+
+ALIGNMENT = 8  # columns; keeps the products' shapes friendly to tensor cores
+
+
+@dataclass
+class Slot:
+    """The columns `start … start + width` of one resident adapter (``uid`` is name@version)."""
+
+    uid: str
+    start: int
+    width: int
+    users: int = 0
+    last_used: int = 0
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.width
+
+
+class SlotTable:
+    """Least recently used adapters give way; pinned ones and those in use never do."""
+
+    def __init__(self, max_resident: int) -> None:
+        self.max_resident = max_resident
+        self.capacity = 0
+        self.pinned: set[str] = set()
+        self.evictions = 0
+        self._slots: dict[str, Slot] = {}
+        self._clock = 0
+
+    @property
+    def slots(self) -> list[Slot]:
+        return list(self._slots.values())
+
+    def get(self, uid: str) -> Slot | None:
+        return self._slots.get(uid)
+
+    def use(self, uid: str) -> Slot:
+        """One more sequence reads this resident adapter."""
+        slot = self._slots[uid]
+        self._clock += 1
+        slot.last_used, slot.users = self._clock, slot.users + 1
+        return slot
+
+    def leave(self, uid: str) -> None:
+        """One sequence fewer reads it."""
+        self._slots[uid].users -= 1
+
+    def place(self, uid: str, rank: int) -> tuple[Slot, list[Slot]] | None:
+        """Columns for a new adapter and the slots evicted for it; None while all are in use or pinned."""
+        evicted = []
+        if len(self._slots) >= self.max_resident:
+            victim = self._victim()
+            if victim is None:
+                return None
+            evicted.append(self.evict(victim.uid))
+            self.evictions += 1
+        width = -(-max(rank, 1) // ALIGNMENT) * ALIGNMENT
+        slot = Slot(uid, self._gap(width), width)
+        self.capacity = max(self.capacity, slot.stop)
+        self._slots[uid] = slot
+        return slot, evicted
+
+    def evict(self, uid: str) -> Slot:
+        """Free a slot that nobody uses."""
+        slot = self._slots[uid]
+        assert slot.users == 0, f"{uid} is in use"
+        return self._slots.pop(uid)
+
+    def idle(self) -> list[Slot]:
+        """Slots that no sequence uses."""
+        return [slot for slot in self._slots.values() if not slot.users]
+
+    def _victim(self) -> Slot | None:
+        candidates = [slot for slot in self.idle() if slot.uid.partition("@")[0] not in self.pinned]
+        return min(candidates, key=lambda slot: slot.last_used, default=None)
+
+    def _gap(self, width: int) -> int:
+        """First column of the first gap that is wide enough; the end when there is none."""
+        start = 0
+        for slot in sorted(self._slots.values(), key=lambda slot: slot.start):
+            if slot.start - start >= width:
+                return start
+            start = slot.stop
+        return start

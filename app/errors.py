@@ -1,0 +1,114 @@
+"""Every error a user can meet, as one tree.
+
+OvertoneError
+├── BadRequest                 422  a field is wrong; the message says which and what would do
+│   ├── PromptTooLong          422
+│   └── AdapterRejected        422  validation refused the adapter
+├── AudioError                 415  not audio, or audio that cannot be used
+├── TooLarge                   413  body, clip, archive or seconds beyond the limit
+├── Unauthorized               401
+├── Forbidden                  403
+├── AdapterNotFound            404
+├── NotFound                   404
+├── Conflict                   409  name taken, or in use
+├── QueueFull                  429  with Retry-After
+├── NotReady                   503  loading or draining
+├── DeadlineExceeded           504
+└── EngineFault                500  the step of this sequence failed; neighbours go on
+
+``status`` is the HTTP status, ``code`` the stable word that clients may match on. The mapping to
+HTTP bodies lives in `app.api.problems` alone.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OvertoneError(Exception):
+    """Base of all domain errors; ``str(error)`` is a sentence for the user, with what to do."""
+
+    status = 500
+    code = "internal_error"
+
+
+class BadRequest(OvertoneError):
+    status = 422
+    code = "bad_request"
+
+
+class PromptTooLong(BadRequest):
+    code = "prompt_too_long"
+
+
+class AdapterRejected(BadRequest):
+    """The adapter cannot be served over this base; ``problems`` lists every reason found."""
+
+    code = "adapter_rejected"
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        self.problems = list(problems)
+        super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
+
+
+class AudioError(OvertoneError):
+    status = 415
+    code = "not_audio"
+
+
+class TooLarge(OvertoneError):
+    status = 413
+    code = "too_large"
+
+
+class Unauthorized(OvertoneError):
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(OvertoneError):
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(OvertoneError):
+    status = 404
+    code = "not_found"
+
+
+class AdapterNotFound(NotFound):
+    code = "adapter_not_found"
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        known = sorted(known)
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:8]) or 'none'}."
+        super().__init__(f"There is no adapter {name!r}; {hint}")
+
+
+class Conflict(OvertoneError):
+    status = 409
+    code = "conflict"
+
+
+class QueueFull(OvertoneError):
+    status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class NotReady(OvertoneError):
+    status = 503
+    code = "not_ready"
+
+
+class DeadlineExceeded(OvertoneError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class EngineFault(OvertoneError):
+    status = 500
+    code = "engine_fault"

@@ -1,0 +1,143 @@
+"""Load a Qwen2-Audio model and describe it: the shapes that adapters must fit, and its fingerprints."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Part = Literal["audio_tower", "projector", "language_model"]
+_SAMPLE_BYTES = 4096
+_SAMPLES_PER_FILE = 64
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What an adapter must fit. Paths are module or parameter paths inside the model.
+
+    ``linears``: path -> (out_features, in_features) of every linear layer.
+    ``parameters``: path -> shape of every parameter.
+    ``fingerprint``: of the checkpoint's files, the same whatever dtype it is served in.
+    """
+
+    name: str
+    fingerprint: str
+    linears: Mapping[str, tuple[int, int]]
+    parameters: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A resident `Qwen2AudioForConditionalGeneration` with its processor."""
+
+    model: Any
+    processor: Any
+    spec: BaseSpec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+
+def part_of(path: str) -> Part:
+    """The part of Qwen2-Audio that a module or parameter path belongs to (`lm_head` counts as LM)."""
+    if path.startswith("model.audio_tower."):
+        return "audio_tower"
+    if path.startswith("model.multi_modal_projector."):
+        return "projector"
+    return "language_model"
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` means CUDA where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto` means bfloat16 on CUDA and float32 on CPU, where half precision is slow."""
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def load(source: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load model and processor from a local folder or the Hub.
+
+    Raises OSError when ``source`` is neither, with transformers' own explanation.
+    """
+    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(source)
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(source, dtype=dtype, device_map=device)
+    model.eval().requires_grad_(False)
+    folder = Path(source) if Path(source).is_dir() else _snapshot(source)
+    name = folder.name if Path(source).is_dir() else source
+    return LoadedModel(model, processor, describe(model, name, checkpoint_fingerprint(folder)))
+
+
+def describe(model: nn.Module, name: str, fingerprint: str) -> BaseSpec:
+    """The spec of a model already in memory (on any device, `meta` included)."""
+    linears = {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    parameters = {path: tuple(parameter.shape) for path, parameter in model.named_parameters()}
+    return BaseSpec(name, fingerprint, linears, parameters)
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """sha256 over each weight file's size, header and 64 evenly spaced 4 KiB samples.
+
+    Tells checkpoints apart in milliseconds, also at 16 GB; it is not proof against forgery.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as stream:
+            for index in range(_SAMPLES_PER_FILE):
+                stream.seek(index * max(0, size - _SAMPLE_BYTES) // (_SAMPLES_PER_FILE - 1))
+                digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def weight_checksums(model: nn.Module) -> Iterator[str]:
+    """One line per parameter over all its bits, so that the work can be spread over engine steps.
+
+    Computed where the tensor lies: two int64 sums of its words, plain and weighted by position.
+    """
+    for path, parameter in model.named_parameters(remove_duplicate=True):
+        words = parameter.detach().contiguous().view(-1)
+        words = words.view(torch.int16 if words.element_size() == 2 else torch.int32)
+        plain = weighted = 0
+        for start in range(0, words.numel(), 1 << 24):
+            piece = words[start : start + (1 << 24)].long()
+            position = torch.arange(start, start + piece.numel(), device=piece.device) % 65521 + 1
+            plain += int(piece.sum())
+            weighted += int((piece * position).sum())
+        yield f"{path}:{tuple(parameter.shape)}:{plain}:{weighted}"
+
+
+def combine_checksums(lines: Iterator[str] | list[str]) -> str:
+    """The fingerprint of the resident weights: sha256 over `weight_checksums`."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _snapshot(repository: str) -> Path:
+    """Folder of a Hub model that `from_pretrained` has already downloaded."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(repository, local_files_only=True, allow_patterns=["*.safetensors", "*.json"])
+    )

@@ -1,0 +1,74 @@
+"""From a conversation to token ids, by the model's own chat template. Server and trainer share it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.errors import BadRequest
+from app.model.features import Clip
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: text and clips in the order in which they are said."""
+
+    role: Role
+    parts: tuple[str | Clip, ...]
+
+
+class PromptRenderer:
+    """Renders with the chat template; each clip stands as its number of audio tokens."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._tokenizer = processor.tokenizer
+        self._audio_token: str = processor.audio_token
+        self._reserved = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
+        self.eos_ids = frozenset(self._tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+
+    def render(self, messages: Sequence[Message], *, answer: str | None = None) -> list[int]:
+        """Token ids of the prompt, up to where the assistant's answer begins.
+
+        With ``answer`` (training), the answer and its `<|im_end|>` follow.
+        Raises BadRequest when a text holds one of the model's control tokens.
+        """
+        text = self._processor.apply_chat_template(
+            [self._template_form(message) for message in messages], add_generation_prompt=True, tokenize=False
+        )
+        if answer is not None:
+            self._refuse_reserved(answer)
+            text += f"{answer}<|im_end|>"
+        ids: list[int] = self._tokenizer(self._expand(text, messages), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of answer tokens, control tokens left out."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _template_form(self, message: Message) -> dict[str, Any]:
+        content = []
+        for part in message.parts:
+            if isinstance(part, Clip):
+                content.append({"type": "audio", "audio_url": ""})
+            else:
+                self._refuse_reserved(part)
+                content.append({"type": "text", "text": part})
+        if len(content) == 1 and content[0]["type"] == "text":
+            return {"role": message.role, "content": content[0]["text"]}
+        return {"role": message.role, "content": content}
+
+    def _expand(self, text: str, messages: Sequence[Message]) -> str:
+        """Each audio placeholder becomes as many audio tokens as its clip has."""
+        clips = [part for message in messages for part in message.parts if isinstance(part, Clip)]
+        pieces = text.split(self._audio_token)
+        return pieces[0] + "".join(
+            self._audio_token * clip.tokens + piece for clip, piece in zip(clips, pieces[1:], strict=True)
+        )
+
+    def _refuse_reserved(self, text: str) -> None:
+        for token in self._reserved:
+            if token in text:
+                raise BadRequest(f"The text holds {token!r}, which steers the model itself; leave it out.")

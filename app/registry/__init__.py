@@ -1,0 +1,1 @@
+"""The registry: the folder of adapters, its manifests, validation, versions and sources."""

@@ -1,0 +1,194 @@
+"""One opened Overtone: model, registry and engine, and the steps from a user's words to a request.
+
+The HTTP API and the command line both stand on it, so they answer alike.
+"""
+
+import itertools
+import logging
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from app.audio import Limits, Receipt, decode
+from app.engine.engine import Engine, EngineLimits
+from app.engine.memory import plan_memory
+from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
+from app.errors import BadRequest
+from app.model.base import LoadedModel, load, pick_device, pick_dtype
+from app.model.features import Clip, FeatureExtractor
+from app.model.prompt import Message, PromptRenderer
+from app.registry.registry import Registry
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+BASE = "base"
+DEFAULT_PROMPT = "Transcribe the audio."
+
+
+class Service:
+    """Everything that lives as long as the process. `open` blocks while the model loads."""
+
+    def __init__(self, settings: Settings, loaded: LoadedModel, registry: Registry, engine: Engine) -> None:
+        self.settings = settings
+        self.loaded = loaded
+        self.registry = registry
+        self.engine = engine
+        self.features = FeatureExtractor(loaded.processor, settings.long_audio)
+        self.prompts = PromptRenderer(loaded.processor)
+        self.active: str | None = None
+        self.fingerprint = engine.fingerprint().result()
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Service":
+        """Load the model, open the registry, start the engine."""
+        if settings.cpu_threads:
+            torch.set_num_threads(settings.cpu_threads)
+        device = pick_device(settings.device)
+        return cls.over(settings, load(settings.model, device, pick_dtype(settings.dtype, device)))
+
+    @classmethod
+    def over(cls, settings: Settings, loaded: LoadedModel) -> "Service":
+        """The same over a model that is already in memory."""
+        registry = Registry(
+            settings.adapters, loaded.spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
+        )
+        registry.open()
+        memory = plan_memory(loaded, settings.kv_gb)
+        log.info("%s on %s: %s", loaded.spec.name, loaded.device, memory)
+        engine = Engine(loaded, registry, _limits(settings), memory)
+        engine.start()
+        return cls(settings, loaded, registry, engine)
+
+    def close(self) -> None:
+        """Let running requests end within the drain time, then stop."""
+        self.engine.drain(self.settings.drain_seconds)
+        self.engine.close()
+
+    def hear(self, data: bytes, filename: str | None = None) -> tuple[Receipt, list[Clip]]:
+        """Decode a recording and cut it into clips. Blocking: run it on a worker thread.
+
+        Raises AudioError, TooLarge or BadRequest.
+        """
+        limits = Limits(self.settings.max_audio_seconds, self.settings.max_upload_mb << 20)
+        recording = decode(data, rate=self.features.sample_rate, limits=limits, filename=filename)
+        clips = self.features.clips(recording)
+        heard = len(recording.samples) / recording.sample_rate
+        return replace(recording.receipt, seconds_used=round(heard, 3)), clips
+
+    def shares(self, adapter: str | None) -> tuple[Share, ...]:
+        """The adapters behind what a request names: a name, `base`, a mix `a:0.7,b:0.3`, or the active one.
+
+        Raises AdapterNotFound, AdapterRejected or BadRequest.
+        """
+        named = adapter or self.active
+        if named in (None, BASE):
+            return ()
+        shares = tuple(self._share(part) for part in str(named).split(","))
+        names = [share.adapter.name for share in shares]
+        if len(set(names)) < len(names):
+            raise BadRequest(f"The mix {named!r} names an adapter twice.")
+        return shares
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        shares: tuple[Share, ...],
+        sampling: Sampling,
+        emit: Callable[[Event], None],
+        deadline: float = float("inf"),
+    ) -> Request:
+        """Render a conversation into a request for the engine. Raises BadRequest for reserved tokens."""
+        prompt = self.prompts.render(messages)
+        clips = tuple(part for message in messages for part in message.parts if isinstance(part, Clip))
+        return Request(tuple(prompt), clips, shares, sampling, emit, deadline)
+
+    def stream(
+        self, messages: Sequence[Message], shares: tuple[Share, ...] = (), sampling: Sampling | None = None
+    ) -> Iterator[Token | Done]:
+        """Submit and yield events as they come; for callers without an event loop.
+
+        Raises what `Engine.submit` raises, and the error of a request that failed.
+        """
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.engine.submit(self.request(messages, shares, sampling or Sampling(), events.put))
+        while True:
+            event = events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, Done):
+                return
+
+    def generate(
+        self, messages: Sequence[Message], shares: tuple[Share, ...] = (), sampling: Sampling | None = None
+    ) -> Done:
+        """Submit and wait for the end."""
+        *_, done = self.stream(messages, shares, sampling)
+        assert isinstance(done, Done)
+        return done
+
+    def unload(self, name: str | None = None) -> tuple[list[str], str]:
+        """Back to the base model: clear the active adapter, free the slots; (freed uids, fingerprint now).
+
+        With ``name``, that adapter alone. Running requests end on what they began with.
+        """
+        if name is not None:
+            self.registry.get(name)
+        if name is None or (self.active and name in names_of(self.active)):
+            self.active = None
+        freed = self.engine.free_slots(name).result()
+        return freed, self.engine.fingerprint().result()
+
+    def _share(self, part: str) -> Share:
+        name, _, weight = part.strip().partition(":")
+        try:
+            share = float(weight) if weight else 1.0
+        except ValueError:
+            raise BadRequest(f"{part!r} is not name:weight; write a mix as a:0.7,b:0.3.") from None
+        if not -10.0 <= share <= 10.0:  # also refuses NaN
+            raise BadRequest(f"The weight in {part!r} must lie between -10 and 10.")
+        if name == BASE:
+            raise BadRequest("`base` cannot be part of a mix; the base model is always under it.")
+        return Share(self.registry.get(name), share)
+
+
+def names_of(adapter: str) -> list[str]:
+    """The adapter names in a name or a mix."""
+    return [part.strip().partition(":")[0] for part in adapter.split(",")]
+
+
+def user_message(clips: Sequence[Sequence[Clip]], prompt: str, system: str | None = None) -> list[Message]:
+    """The conversation of one question about some recordings (each a list of clips)."""
+    flat = tuple(itertools.chain.from_iterable(clips))
+    messages = [Message("system", (system,))] if system else []
+    return [*messages, Message("user", (*flat, prompt))]
+
+
+def default_prompt(shares: Sequence[Share]) -> str:
+    """The prompt of a request that brings none: its adapter's own, or to transcribe."""
+    if len(shares) == 1 and shares[0].adapter.manifest.prompt:
+        return str(shares[0].adapter.manifest.prompt)
+    return DEFAULT_PROMPT
+
+
+def read_audio(path: Path) -> bytes:
+    """A recording on this machine. Raises BadRequest when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _limits(settings: Settings) -> EngineLimits:
+    return EngineLimits(
+        max_resident=settings.max_resident,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        step_tokens=settings.step_tokens,
+        max_context=settings.max_context,
+        host_cache_bytes=settings.host_cache_mb << 20,
+        encoder_cache_bytes=settings.encoder_cache_mb << 20,
+    )

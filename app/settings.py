@@ -1,0 +1,60 @@
+"""The only reader of the environment: every `OVERTONE_*` variable, its default and its unit."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+EMBEDDED_MODEL = Path(__file__).parent / "model" / "overtone-tiny"
+Names = Annotated[tuple[str, ...], NoDecode]
+Folders = Annotated[tuple[Path, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Read once, at start; handed down from there. Lists are comma-separated in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="OVERTONE_", env_file=".env", extra="ignore", frozen=True)
+
+    model: str = Field(str(EMBEDDED_MODEL), description="Hub id or local folder of a Qwen2-Audio model")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, float32 on CPU"
+    )
+    cpu_threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's own choice")
+
+    adapters: Path = Field(Path("adapters"), description="the registry folder")
+    adapter_roots: Folders = Field((), description="folders that `source` may name in POST /adapters")
+    adapter_sources: Names = Field((), description="allowed source prefixes: hf://org/, s3://bucket/ …")
+    watch_seconds: float = Field(2.0, gt=0, description="how often the registry folder is looked at")
+    keep_versions: int = Field(5, ge=1, description="older versions kept for rollback, per adapter")
+    max_resident: int = Field(32, ge=1, description="adapters in GPU slots at a time")
+    max_rank: int = Field(256, ge=1, description="largest LoRA rank accepted")
+    host_cache_mb: int = Field(2048, ge=1, description="adapter weights kept in host memory")
+
+    max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
+    max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
+    step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")
+    kv_gb: float | None = Field(
+        None, gt=0, description="KV cache; default: 0.5 on CPU, the card's rest on CUDA"
+    )
+    max_context: int = Field(8192, ge=64, description="prompt and answer together, tokens")
+    encoder_cache_mb: int = Field(256, ge=0, description="encoded audio kept for repeated clips")
+    request_seconds: float = Field(300.0, gt=0, description="deadline of one request")
+    drain_seconds: float = Field(30.0, ge=0, description="time for running requests after SIGTERM")
+
+    long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
+    max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
+    max_upload_mb: int = Field(64, ge=1, description="largest request body")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
+    admin_keys: Names = Field((), description="keys for routes that change adapters; none: as api_keys")
+
+    @field_validator("adapter_roots", "adapter_sources", "api_keys", "admin_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value

@@ -1,0 +1,183 @@
+"""Small random models and adapters made with plain transformers and PEFT, and the oracle over them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from app.audio import Receipt, Recording
+from app.engine.alone import shell_of
+from app.engine.request import Sampling
+from app.model.base import LoadedModel, describe
+from app.model.features import Clip, FeatureExtractor
+from app.model.prompt import Message, PromptRenderer
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
+LM = r".*language_model.*\."
+QV = LM + "(q_proj|v_proj)"
+SECONDS = 2
+
+
+def random_processor() -> Qwen2AudioProcessor:
+    """Bytes as tokens, Qwen2-Audio's control tokens and chat template, a two-second window."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=SPECIALS,
+        padding_side="left",
+    )
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=SECONDS)
+    template = Qwen2AudioProcessor.default_chat_template.fget(None)
+    return Qwen2AudioProcessor(extractor, fast, chat_template=template)
+
+
+def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **text: Any) -> LoadedModel:
+    """A random Qwen2-Audio whose greedy answers vary with prompt, audio and adapter."""
+    torch.manual_seed(seed)
+    processor = random_processor()
+    audio_id = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    sizes: dict[str, Any] = dict(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96
+    )
+    config = Qwen2AudioConfig(
+        audio_config=dict(
+            model_type="qwen2_audio_encoder",
+            d_model=32,
+            encoder_layers=2,
+            encoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            num_mel_bins=128,
+            max_source_positions=SECONDS * 50,
+        ),
+        text_config=dict(
+            model_type="qwen2",
+            vocab_size=len(processor.tokenizer),
+            max_position_embeddings=2048,
+            tie_word_embeddings=False,
+            **(sizes | text),
+        ),
+        audio_token_id=audio_id,
+        audio_token_index=audio_id,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2AudioForConditionalGeneration(config)
+    for path, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and "embed_positions" not in path:
+            torch.nn.init.normal_(parameter, std=0.3 if "audio_tower" in path else 0.2)
+        elif path.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.02)
+    model = model.to(dtype).eval().requires_grad_(False)
+    return LoadedModel(model, processor, describe(model, "random", "f" * 64))
+
+
+def make_adapter(loaded: LoadedModel, folder: Path, seed: int, saved: bool = True, **config: Any) -> Path:
+    """A PEFT adapter with random weights, as `save_pretrained` writes it."""
+    torch.manual_seed(seed)
+    lora = LoraConfig(**({"r": 4, "lora_alpha": 16, "target_modules": QV} | config))
+    model = get_peft_model(shell_of(loaded.model), lora, autocast_adapter_dtype=False)
+    for path, parameter in model.named_parameters():
+        if "lora_" in path and "magnitude" not in path:
+            torch.nn.init.normal_(parameter, std=0.2)
+        elif "magnitude" in path or "modules_to_save" in path:
+            parameter.data = parameter.data + 0.2 * torch.randn_like(parameter) * parameter.data.abs().mean()
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def tone(frequency: float, seconds: float, rate: int = 16_000) -> np.ndarray:
+    """A tone with harmonics and a little noise, float32 [samples]."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(int(frequency)).standard_normal(len(time))
+    wave = sum(np.sin(2 * np.pi * frequency * k * time) / k for k in (1, 2, 3))
+    return (0.2 * wave + 0.01 * noise).astype(np.float32)
+
+
+def recording(samples: np.ndarray, rate: int = 16_000) -> Recording:
+    """Samples as the audio room would hand them on."""
+    import hashlib
+
+    seconds = len(samples) / rate
+    receipt = Receipt(
+        container="WAV",
+        codec="PCM_16",
+        sample_rate=rate,
+        channels=1,
+        seconds=seconds,
+        seconds_used=seconds,
+        peak=float(np.abs(samples).max()),
+        clipped=0.0,
+        silent=False,
+        rms_dbfs=-20.0,
+        warnings=[],
+    )
+    return Recording(samples, rate, receipt, hashlib.sha256(samples.tobytes()).hexdigest())
+
+
+def clips_of(loaded: LoadedModel, *waves: np.ndarray) -> list[Clip]:
+    extractor = FeatureExtractor(loaded.processor)
+    return [clip for wave in waves for clip in extractor.clips(recording(wave))]
+
+
+def mix_adapters(loaded: LoadedModel, parts: Sequence[tuple[Path, float]]) -> Any:
+    """PEFT's own weighted mix: `add_weighted_adapter(combination_type="cat")`."""
+    names = [f"a{index}" for index in range(len(parts))]
+    model = peft_model(loaded, parts[0][0], names[0])
+    for name, (folder, _) in list(zip(names, parts, strict=True))[1:]:
+        model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
+    model.add_weighted_adapter(names, [weight for _, weight in parts], "mixed", combination_type="cat")
+    model.set_adapter("mixed", inference_mode=True)
+    return model.eval()
+
+
+def peft_model(loaded: LoadedModel, folder: Path, name: str = "one") -> Any:
+    """Plain PEFT over a plain copy of the base model."""
+    return PeftModel.from_pretrained(
+        oracle_model(loaded), str(folder), adapter_name=name, autocast_adapter_dtype=False
+    ).eval()
+
+
+def oracle_model(loaded: LoadedModel) -> Any:
+    """A fresh, unpatched Qwen2-Audio with the same weights."""
+    config = Qwen2AudioConfig.from_dict(loaded.model.config.to_dict())
+    model = Qwen2AudioForConditionalGeneration(config).to(loaded.dtype)
+    model.load_state_dict(loaded.model.state_dict())
+    return model.eval().requires_grad_(False)
+
+
+def oracle(model: Any, loaded: LoadedModel, messages: list[Message], waves: list[np.ndarray], new: int) -> list[int]:
+    """Greedy token ids by plain `generate`, inputs made by the processor itself; the end token included."""
+    processor = loaded.processor
+    content = [
+        {"type": "audio", "audio_url": ""} if isinstance(part, Clip) else {"type": "text", "text": part}
+        for part in messages[-1].parts
+    ]
+    conversation = [{"role": messages[-1].role, "content": content}]
+    text = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    audio = {"audio": waves, "sampling_rate": 16_000} if waves else {}
+    inputs = processor(text=text, return_tensors="pt", **audio)
+    eos = sorted(PromptRenderer(processor).eos_ids)
+    output = model.generate(
+        **inputs, max_new_tokens=new, do_sample=False, eos_token_id=eos, pad_token_id=eos[0], num_beams=1
+    )
+    ids: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+    return ids
+
+
+def greedy(new: int) -> Sampling:
+    return Sampling(max_new_tokens=new)

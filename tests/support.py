@@ -1,5 +1,6 @@
 """Small random models and adapters made with plain transformers and PEFT, and the oracle over them."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from transformers import (
 )
 
 from app.audio import Receipt, Recording
-from app.engine.alone import shell_of
 from app.engine.request import Sampling
 from app.model.base import LoadedModel, describe
 from app.model.features import Clip, FeatureExtractor
@@ -27,6 +27,19 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|A
 LM = r".*language_model.*\."
 QV = LM + "(q_proj|v_proj)"
 SECONDS = 2
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "qv": {},
+    "qv2": {"r": 4},
+    "rslora": {"r": 8, "use_rslora": True},
+    "ranks": {"r": 4, "rank_pattern": {"q_proj": 12}, "alpha_pattern": {"v_proj": 3}},
+    "everything": {"r": 16, "target_modules": r".*\.(\w+_proj|fc1|fc2|linear)"},
+    "tower": {"target_modules": r".*audio_tower.*(q_proj|v_proj|fc1)"},
+    "projector-lora": {"target_modules": r".*multi_modal_projector.linear"},
+    "projector": {"modules_to_save": ["multi_modal_projector"]},
+    "head": {"target_modules": r"lm_head"},
+    "dora": {"use_dora": True},
+    "bias": {"bias": "lora_only"},
+}
 
 
 def random_processor() -> Qwen2AudioProcessor:
@@ -90,13 +103,13 @@ def make_adapter(loaded: LoadedModel, folder: Path, seed: int, saved: bool = Tru
     """A PEFT adapter with random weights, as `save_pretrained` writes it."""
     torch.manual_seed(seed)
     lora = LoraConfig(**({"r": 4, "lora_alpha": 16, "target_modules": QV} | config))
-    model = get_peft_model(shell_of(loaded.model), lora, autocast_adapter_dtype=False)
+    model = get_peft_model(copy.deepcopy(loaded.model), lora, autocast_adapter_dtype=False)
     for path, parameter in model.named_parameters():
         if "lora_" in path and "magnitude" not in path:
             torch.nn.init.normal_(parameter, std=0.2)
-        elif "magnitude" in path or "modules_to_save" in path:
+        elif "magnitude" in path or "modules_to_save" in path or (parameter.requires_grad and path.endswith("bias")):
             parameter.data = parameter.data + 0.2 * torch.randn_like(parameter) * parameter.data.abs().mean()
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 

@@ -6,7 +6,7 @@ likes while the batched model stays untouched.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from transformers import DynamicCache
 
 from app.engine.request import Sequence
 from app.registry.registry import Adapter
+from app.registry.weights import tensor_paths
 
 _KEPT = 4
 
 
-def shell_of(model: Any) -> Any:
-    """The model's modules and configuration copied, its tensors shared."""
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+def shell_of(model: Any, own: Collection[str] = ()) -> Any:
+    """The model's modules and configuration copied, its tensors shared, but for the parameters ``own``."""
+    parameters = [parameter for path, parameter in model.named_parameters() if path not in own]
+    shared = {id(tensor): tensor for tensor in [*parameters, *model.buffers()]}
     return copy.deepcopy(model, shared)
 
 
@@ -44,9 +46,7 @@ class AlonePath:
             if request.clips:
                 inputs = self._features(sequence)
         device = self._shell.device
-        pending = torch.tensor(
-            [sequence.tokens[sequence.computed : sequence.computed + tokens]], device=device
-        )
+        pending = torch.tensor([sequence.tokens[sequence.computed : sequence.computed + tokens]], device=device)
         output = model(
             input_ids=pending,
             attention_mask=torch.ones(1, sequence.computed + tokens, dtype=torch.long, device=device),
@@ -71,9 +71,10 @@ class AlonePath:
         from peft import PeftModel
 
         if adapter.uid not in self._models:
+            folder = self._folder(adapter)
             model = PeftModel.from_pretrained(
-                shell_of(self._shell),
-                str(self._folder(adapter)),
+                shell_of(self._shell, own=tensor_paths(folder)),  # PEFT writes trained biases in place
+                str(folder),
                 adapter_name="alone",
                 autocast_adapter_dtype=False,
             )

@@ -57,18 +57,14 @@ class EngineLimits:
 class Engine:
     """Continuous batching over one resident model. Public methods may be called from any thread."""
 
-    def __init__(
-        self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan) -> None:
         self.limits = limits
         self.memory = memory
         self.stats = EngineStats()
         self.runner = Runner(loaded, registry, memory.pages, memory.page_size, limits.encoder_cache_bytes)
         host = HostCache(registry, loaded.dtype, limits.host_cache_bytes, self._wake)
         self.residency = Residency(SlotTable(limits.max_resident), host, self.runner)
-        self.scheduler = Scheduler(
-            PagePool(memory.pages, memory.page_size), limits.max_batch, limits.step_tokens
-        )
+        self.scheduler = Scheduler(PagePool(memory.pages, memory.page_size), limits.max_batch, limits.step_tokens)
         self._model = loaded.model
         self._prompt = PromptRenderer(loaded.processor)
         self._sequences: dict[str, Sequence] = {}

@@ -13,9 +13,7 @@ from app.registry.registry import Adapter, Registry
 class HostCache:
     """Bounded in bytes, least recently used first out. Called on the engine's thread only."""
 
-    def __init__(
-        self, registry: Registry, dtype: torch.dtype, max_bytes: int, ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, registry: Registry, dtype: torch.dtype, max_bytes: int, ready: Callable[[], None]) -> None:
         self._registry = registry
         self._dtype = dtype
         self._max_bytes = max_bytes

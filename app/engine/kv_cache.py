@@ -47,9 +47,7 @@ class PagedCache(Cache):
     memory (NaN included) is never read.
     """
 
-    def __init__(
-        self, config: Any, pages: int, page_size: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: Any, pages: int, page_size: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(layers=[])
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_hidden_layers, pages * page_size + 1, config.num_key_value_heads, head_dim)
@@ -124,9 +122,7 @@ def paged_attention(
         )
         outputs.append(attended[:, :, 0])
     for span in layout.spans:
-        outputs.append(
-            _prefill(queries[span.first : span.last], key[span.slots], value[span.slots], scaling, gqa)
-        )
+        outputs.append(_prefill(queries[span.first : span.last], key[span.slots], value[span.slots], scaling, gqa))
     return torch.cat(outputs)[None], None
 
 

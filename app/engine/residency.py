@@ -2,13 +2,15 @@
 
 import logging
 import time
+from collections.abc import Mapping
 
 from app.engine.host_cache import HostCache
+from app.engine.lora import HostAdapter
 from app.engine.request import Sequence
 from app.engine.runner import Runner
 from app.engine.scheduler import Claim
 from app.engine.slots import SlotTable
-from app.errors import AdapterNotFound, OvertoneError
+from app.errors import AdapterNotFound, Conflict, OvertoneError
 from app.registry.registry import Adapter
 
 log = logging.getLogger(__name__)
@@ -22,32 +24,36 @@ class Residency:
         self.host = host
         self.cold_loads = 0
         self._runner = runner
+        self._gathered: dict[str, dict[str, HostAdapter]] = {}
 
     def claim(self, sequence: Sequence) -> Claim:
         """Hold a slot for every adapter of a sequence, or none at all.
 
-        Raises OvertoneError when an adapter's weights can no longer be read.
+        Raises OvertoneError when an adapter's weights can no longer be read, or pins leave it no slot.
         """
         if sequence.slots_held or sequence.alone:
             return Claim.READY
         adapters = [share.adapter for share in sequence.request.shares]
-        at_hand = [self._at_hand(adapter) for adapter in adapters]  # all begin to load at once
-        if not all(at_hand):
+        self._refuse_if_pins_leave_no_room(adapters)
+        weights = self._gather(sequence, adapters)
+        if weights is None:
             sequence.timings.activation = 1e3 * (time.monotonic() - sequence.submitted)
             return Claim.LOADING
         held: list[str] = []
         for adapter in adapters:
-            if not self._make_resident(adapter):
+            if not self._make_resident(adapter, weights):
                 for uid in held:
                     self.slots.leave(uid)
                 return Claim.FULL
             self.slots.use(adapter.uid)
             held.append(adapter.uid)
+        self._gathered.pop(sequence.request.id, None)
         sequence.slots_held = True
         return Claim.READY
 
     def release(self, sequence: Sequence) -> None:
         """Give back what `claim` held; the adapters stay resident until their slots are wanted."""
+        self._gathered.pop(sequence.request.id, None)
         if sequence.slots_held:
             sequence.slots_held = False
             for share in sequence.request.shares:
@@ -60,29 +66,52 @@ class Residency:
             self._runner.clear(self.slots.evict(slot.uid))
         return [slot.uid for slot in idle]
 
-    def _at_hand(self, adapter: Adapter) -> bool:
-        """Resident or in host memory; otherwise its reading has begun."""
-        if self.slots.get(adapter.uid):
-            return True
+    def _gather(self, sequence: Sequence, adapters: list[Adapter]) -> dict[str, HostAdapter] | None:
+        """Weights of the adapters that are not resident; None while some are still being read.
+
+        A mix keeps what has been read, so that it completes even where the host cache holds less.
+        """
+        gathered = self._gathered.setdefault(sequence.request.id, {})
+        complete = True
+        for adapter in adapters:
+            if adapter.uid in gathered or self.slots.get(adapter.uid):
+                continue
+            weights = self._read(adapter)
+            if weights is None:
+                complete = False
+            else:
+                gathered[adapter.uid] = weights
+        return gathered if complete else None
+
+    def _refuse_if_pins_leave_no_room(self, adapters: list[Adapter]) -> None:
+        wanted = {adapter.uid for adapter in adapters}
+        pinned = [slot for slot in self.slots.slots if self.slots.is_pinned(slot) and slot.uid not in wanted]
+        if len(wanted) > self.slots.max_resident - len(pinned):
+            raise Conflict(
+                f"{len(pinned)} pinned adapters leave {self.slots.max_resident - len(pinned)} of "
+                f"{self.slots.max_resident} slots; unpin one, or raise OVERTONE_MAX_RESIDENT."
+            )
+
+    def _read(self, adapter: Adapter) -> HostAdapter | None:
         try:
-            return self.host.get(adapter) is not None
+            return self.host.get(adapter)
         except OvertoneError:
             raise
         except Exception as error:
             log.exception("adapter %s could not be read", adapter.uid)
             raise AdapterNotFound(adapter.name) from error
 
-    def _make_resident(self, adapter: Adapter) -> bool:
+    def _make_resident(self, adapter: Adapter, weights: Mapping[str, HostAdapter]) -> bool:
         """Copy an adapter into a slot unless it has one; False while no slot can be had."""
         if self.slots.get(adapter.uid):
             return True
-        weights = self.host.get(adapter)
-        placed = self.slots.place(adapter.uid, weights.rank) if weights else None
-        if weights is None or placed is None:
+        own = weights.get(adapter.uid)  # absent when its slot went to another adapter of this mix just now
+        placed = self.slots.place(adapter.uid, own.rank) if own else None
+        if own is None or placed is None:
             return False
         slot, evicted = placed
         for victim in evicted:
             self._runner.clear(victim)
-        self._runner.load(slot, weights, self.slots.capacity)
+        self._runner.load(slot, own, self.slots.capacity)
         self.cold_loads += 1
         return True

@@ -78,9 +78,9 @@ class Runner:
         if not chunks:
             return []
         embeddings = torch.cat([self._embed(chunk) for chunk in chunks])[None]
-        positions = torch.cat(
-            [torch.arange(c.sequence.computed, c.sequence.computed + c.tokens) for c in chunks]
-        )[None].to(self._device)
+        positions = torch.cat([torch.arange(c.sequence.computed, c.sequence.computed + c.tokens) for c in chunks])[
+            None
+        ].to(self._device)
         layout = self._cache.plan([(c.sequence.pages, c.sequence.computed, c.tokens) for c in chunks])
         self.bank.select([row_of(c.sequence) for c in chunks], [c.tokens for c in chunks])
         hidden = self._language_model(

@@ -8,9 +8,7 @@ import torch
 from app.engine.request import Sampling
 
 
-def choose(
-    logits: torch.Tensor, samplings: Sequence[Sampling], seen: Sequence[Sequence[int]]
-) -> list[int | None]:
+def choose(logits: torch.Tensor, samplings: Sequence[Sampling], seen: Sequence[Sequence[int]]) -> list[int | None]:
     """One token a row of ``logits`` [rows, vocabulary]; None where a row holds NaN or infinity.
 
     ``seen``: prompt and answer so far of each row; their length is the position of the new token.

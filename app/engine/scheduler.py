@@ -63,7 +63,7 @@ class Scheduler:
                 self._make_room(sequence)
         decodes = [Chunk(s, 1) for s in self.running if s.pending == 1]
         budget = self._step_tokens - len(decodes)
-        prefills = []
+        prefills: list[Chunk] = []
         for sequence in [s for s in self.running if s.pending > 1]:
             budget -= self._add_prefill(prefills, sequence, budget)
         for sequence in list(self.waiting):

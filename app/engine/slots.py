@@ -70,12 +70,15 @@ class SlotTable:
         assert slot.users == 0, f"{uid} is in use"
         return self._slots.pop(uid)
 
+    def is_pinned(self, slot: Slot) -> bool:
+        return slot.uid.partition("@")[0] in self.pinned
+
     def idle(self) -> list[Slot]:
         """Slots that no sequence uses."""
         return [slot for slot in self._slots.values() if not slot.users]
 
     def _victim(self) -> Slot | None:
-        candidates = [slot for slot in self.idle() if slot.uid.partition("@")[0] not in self.pinned]
+        candidates = [slot for slot in self.idle() if not self.is_pinned(slot)]
         return min(candidates, key=lambda slot: slot.last_used, default=None)
 
     def _gap(self, width: int) -> int:

@@ -39,11 +39,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype
 
 
 def part_of(path: str) -> Part:
@@ -83,6 +85,21 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     folder = Path(source) if Path(source).is_dir() else _snapshot(source)
     name = folder.name if Path(source).is_dir() else source
     return LoadedModel(model, processor, describe(model, name, checkpoint_fingerprint(folder)))
+
+
+def spec_of(source: str) -> BaseSpec:
+    """The spec of a model without loading it: shapes from its configuration, fingerprint from its files.
+
+    Raises OSError when ``source`` is no local folder and no model that was downloaded from the Hub.
+    """
+    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+    config = Qwen2AudioConfig.from_pretrained(source)
+    with torch.device("meta"):
+        model = Qwen2AudioForConditionalGeneration(config)
+    folder = Path(source) if Path(source).is_dir() else _snapshot(source)
+    name = folder.name if Path(source).is_dir() else source
+    return describe(model, name, checkpoint_fingerprint(folder))
 
 
 def describe(model: nn.Module, name: str, fingerprint: str) -> BaseSpec:
@@ -138,6 +155,4 @@ def _snapshot(repository: str) -> Path:
     """Folder of a Hub model that `from_pretrained` has already downloaded."""
     from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(repository, local_files_only=True, allow_patterns=["*.safetensors", "*.json"])
-    )
+    return Path(snapshot_download(repository, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]))

@@ -1,0 +1,135 @@
+"""The answers of `/generate` and `/compare` as the client reads them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from app.api.hearing import Heard
+from app.api.problems import Problem
+from app.api.tickets import Ticket
+from app.engine.request import Done, Share
+from app.service import BASE
+
+
+class MixPart(BaseModel):
+    """One adapter of a mix."""
+
+    name: str
+    version: int
+    weight: float
+
+
+class AdapterRef(BaseModel):
+    """What an answer was given with."""
+
+    name: str = Field(description="a name, `base`, or the mix", examples=["base"])
+    version: int | None = Field(None, description="none for the base model and for mixes")
+    mix: list[MixPart] | None = Field(None, description="the parts of a mix")
+
+
+class Usage(BaseModel):
+    """Tokens; those of the audio are part of the prompt's."""
+
+    prompt_tokens: int = Field(examples=[93])
+    audio_tokens: int = Field(examples=[73])
+    completion_tokens: int = Field(examples=[5])
+
+
+class AudioReceipt(BaseModel):
+    """What was heard of one recording. Levels: 1.0 is full scale."""
+
+    container: str = Field(examples=["FLAC"])
+    codec: str = Field(examples=["PCM_16"])
+    sample_rate: int = Field(examples=[16000])
+    channels: int = Field(examples=[1])
+    seconds: float = Field(examples=[2.94])
+    seconds_used: float = Field(examples=[2.94])
+    peak: float = Field(examples=[0.61])
+    rms_dbfs: float = Field(examples=[-19.4])
+    clipped: float = Field(description="share of samples at full scale", examples=[0.0])
+    silent: bool = Field(examples=[False])
+    warnings: list[str] = Field(examples=[[]])
+
+
+class Timings(BaseModel):
+    """Milliseconds. `audio`: decoding, features and encoder; `ttft` and `total` include all before them."""
+
+    queue: float = Field(examples=[0.4])
+    activation: float = Field(description="part of queue: waiting for the adapter's weights", examples=[0.0])
+    audio: float = Field(examples=[38.1])
+    prefill: float = Field(examples=[21.7])
+    ttft: float = Field(examples=[60.9])
+    decode: float = Field(examples=[48.0])
+    total: float = Field(examples=[108.9])
+
+
+class Answer(BaseModel):
+    """One finished answer."""
+
+    id: str = Field(examples=["req-17"])
+    text: str = Field(examples=["go forward ten meters"])
+    adapter: AdapterRef
+    finish_reason: str = Field(description="`stop`: said all, or met a stop string; `length`", examples=["stop"])
+    usage: Usage
+    audio: list[AudioReceipt]
+    timings_ms: Timings
+    seed: int = Field(description="send it again, with all else equal, for the same answer", examples=[12345])
+
+
+class ComparedAnswer(Answer):
+    """One of several answers, in the order of `adapters`."""
+
+    index: int
+
+
+class ComparedError(BaseModel):
+    """An adapter that could not answer, in its place."""
+
+    index: int
+    adapter: AdapterRef
+    error: Problem
+
+
+class Comparison(BaseModel):
+    """Answers side by side."""
+
+    answers: list[ComparedAnswer | ComparedError]
+
+
+def answer_of(ticket: Ticket, done: Done, heard: Heard) -> Answer:
+    """The answer to a question that has been answered."""
+    assert ticket.request is not None
+    heard_ms = 1e3 * heard.took_s
+    timings = asdict(done.timings)
+    for name in ("audio", "ttft", "total"):
+        timings[name] += heard_ms
+    return Answer(
+        id=ticket.request.id,
+        text=done.text,
+        adapter=adapter_ref(ticket.question.shares),
+        finish_reason=done.finish_reason,
+        usage=Usage(
+            prompt_tokens=done.prompt_tokens,
+            audio_tokens=done.audio_tokens,
+            completion_tokens=done.completion_tokens,
+        ),
+        audio=[AudioReceipt(**asdict(receipt)) for receipt in heard.receipts],
+        timings_ms=Timings(**{name: round(value, 2) for name, value in timings.items()}),
+        seed=ticket.question.sampling.seed,
+    )
+
+
+def adapter_ref(shares: Sequence[Share]) -> AdapterRef:
+    if not shares:
+        return AdapterRef(name=BASE)
+    if len(shares) == 1 and shares[0].weight == 1.0:
+        return AdapterRef(name=shares[0].adapter.name, version=shares[0].adapter.version)
+    parts = [MixPart(name=s.adapter.name, version=s.adapter.version, weight=s.weight) for s in shares]
+    return AdapterRef(name=",".join(f"{part.name}:{part.weight:g}" for part in parts), mix=parts)
+
+
+def compact(model: BaseModel) -> dict[str, Any]:
+    """As JSON, without the fields that say nothing."""
+    return model.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,195 @@
+"""The multipart forms of `/generate` and `/compare`: fields, ranges, and what they mean together."""
+
+import secrets
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from app.api.problems import InvalidFields
+from app.engine.request import Sampling, Share
+from app.model.features import Clip
+from app.model.prompt import Message, Role
+from app.service import default_prompt, user_message
+
+Text = Annotated[str, Field(max_length=200_000)]
+
+
+class TextPart(BaseModel):
+    """Words of a turn."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: Text
+
+
+class AudioPart(BaseModel):
+    """An uploaded recording, by its place among the `audio` files (0 is the first)."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["audio"]
+    index: int = Field(ge=0)
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Role
+    content: Text | list[Annotated[TextPart | AudioPart, Field(discriminator="type")]] = Field(union_mode="smart")
+
+
+_TURNS: TypeAdapter[list[Turn]] = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=200)])
+
+
+class AskForm(BaseModel):
+    """What `/generate` and `/compare` have in common."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    hints: ClassVar[dict[str, str]] = {"audios": "audio", "file": "audio", "files": "audio", "max_tokens": "max_new_tokens"}
+
+    audio: list[UploadFile] = Field([], max_length=32, description="recordings, in order; none for text only")
+    prompt: Text | None = Field(
+        None,
+        description="what to do with the audio; default: the adapter's own prompt, or to transcribe",
+        examples=["Transcribe the audio."],
+    )
+    system: Text | None = Field(None, description="system message; default: the model's own")
+    messages: Text | None = Field(
+        None,
+        description="several turns instead of `prompt` and `system`: a JSON list of "
+        '`{"role": "user", "content": "words" or [{"type": "audio", "index": 0}, {"type": "text", "text": "words"}]}`',
+    )
+    max_new_tokens: int = Field(256, ge=1, description="tokens of the answer at most")
+    temperature: float = Field(0.0, ge=0, le=5, allow_inf_nan=False, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="with a temperature: nucleus; 1 is off")
+    top_k: int = Field(0, ge=0, le=1_000_000, description="with a temperature: the k likeliest; 0 is off")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, allow_inf_nan=False, description="above 1: less repetition")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="default: random, told in the answer")
+    stop: list[str] = Field([], max_length=8, description="repeatable; the answer ends before any of these")
+    n: int = Field(1, description="only 1")
+    stream: bool = Field(False, description="answer as server-sent events")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, values: Any) -> Any:
+        """An unknown field is refused with the nearest known one, rather than ignored."""
+        unknown = [name for name in values if name not in cls.model_fields]
+        if unknown:
+            raise InvalidFields(" ".join(cls._unknown(name) for name in unknown), unknown)
+        return values
+
+    @classmethod
+    def _unknown(cls, name: str) -> str:
+        near = get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+        meant = cls.hints.get(name) or (near[0] if near else None)
+        return f"Unknown field {name[:80]!r}; " + (
+            f"did you mean {meant!r}?" if meant else f"known: {', '.join(cls.model_fields)}."
+        )
+
+    @field_validator("stop")
+    @classmethod
+    def _short_stops(cls, value: list[str]) -> list[str]:
+        if any(not 1 <= len(stop) <= 200 for stop in value):
+            raise ValueError("each stop string has 1 to 200 characters")
+        return value
+
+    @field_validator("n")
+    @classmethod
+    def _only_one(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("n must be 1; send the request several times with different seeds for several answers")
+        return value
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "AskForm":
+        if self.messages is not None and (self.prompt is not None or self.system is not None):
+            raise InvalidFields("Send either messages, or prompt and system, not both.", ["messages"])
+        if self.messages is None and self.prompt is None and not self.audio:
+            raise InvalidFields("Send audio, a prompt, or both: there is nothing to answer.", ["audio", "prompt"])
+        return self
+
+    def sampling(self) -> Sampling:
+        """How tokens are chosen, with a seed in any case."""
+        seed = secrets.randbits(31) if self.seed is None else self.seed
+        return Sampling(
+            self.max_new_tokens,
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            self.repetition_penalty,
+            seed,
+            tuple(self.stop),
+        )
+
+    def turns(self) -> list[Turn] | None:
+        """`messages`, checked. Raises InvalidFields."""
+        if self.messages is None:
+            return None
+        try:
+            turns = _TURNS.validate_json(self.messages)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = ".".join(map(str, first["loc"])) or "the JSON"
+            raise InvalidFields(f"messages: {path}: {first['msg']}.", ["messages"]) from None
+        if turns[-1].role != "user":
+            raise InvalidFields("messages: the last message must have the role 'user'.", ["messages"])
+        used = {p.index for t in turns if not isinstance(t.content, str) for p in t.content if isinstance(p, AudioPart)}
+        if used != set(range(len(self.audio))):
+            raise InvalidFields(
+                f"messages refer to the recordings {sorted(used)}, but {len(self.audio)} were sent: "
+                "use each index from 0 once at least, and no other.",
+                ["messages", "audio"],
+            )
+        return turns
+
+    def conversation(self, clips: Sequence[list[Clip]], shares: Sequence[Share]) -> list[Message]:
+        """The messages for the model; ``clips`` holds those of each recording."""
+        turns = self.turns()
+        if turns is None:
+            return user_message(clips, self.prompt or default_prompt(shares), self.system)
+        return [Message(turn.role, tuple(_parts(turn, clips))) for turn in turns]
+
+
+class GenerateForm(AskForm):
+    """`POST /generate`."""
+
+    adapter: str | None = Field(
+        None,
+        max_length=2000,
+        description="a name, `base`, or a mix `a:0.7,b:0.3`; default: the selected adapter",
+        examples=["base"],
+    )
+
+
+class CompareForm(AskForm):
+    """`POST /compare`."""
+
+    hints: ClassVar[dict[str, str]] = AskForm.hints | {"adapter": "adapters"}
+
+    adapters: list[str] = Field(
+        min_length=1,
+        max_length=64,
+        description="names, repeated or separated by commas; `base` is the base model, `a:0.7+b:0.3` a mix",
+        examples=[["base", "nato"]],
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _split(cls, value: list[str]) -> list[str]:
+        names = [name.strip() for entry in value for name in entry.split(",") if name.strip()]
+        if not 1 <= len(names) <= 64:
+            raise ValueError("name 1 to 64 adapters")
+        # inside the service a mix is written with commas, which separate the answers here
+        return [name.replace("+", ",") for name in names]
+
+
+def _parts(turn: Turn, clips: Sequence[list[Clip]]) -> list[str | Clip]:
+    if isinstance(turn.content, str):
+        return [turn.content]
+    parts: list[str | Clip] = []
+    for part in turn.content:
+        parts.extend(clips[part.index] if isinstance(part, AudioPart) else [part.text])
+    return parts

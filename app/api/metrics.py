@@ -1,0 +1,159 @@
+"""Prometheus metrics, in a registry of their own for each app."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.engine.engine import Engine
+from app.engine.request import Done, Failed, Share
+
+# seconds; from a small model on a GPU to a large one under load
+_WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+
+
+@dataclass
+class Usage:
+    """What one adapter has done since start."""
+
+    requests: int = 0
+    completion_tokens: int = 0
+    audio_seconds: float = 0.0
+
+
+class Metrics:
+    """What is counted per request here, and what the engine counts itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.usage: dict[str, Usage] = {}
+        registry = self.registry
+        labels = ["adapter"]
+        self._requests = Counter(
+            "overtone_requests", "Requests that ended, by outcome", ["adapter", "outcome"], registry=registry
+        )
+        self._http = Counter("overtone_http_responses", "HTTP responses", ["route", "status"], registry=registry)
+        self._ttft = Histogram(
+            "overtone_ttft_seconds", "Time to first token", labels, buckets=_WAITS, registry=registry
+        )
+        self._between = Histogram(
+            "overtone_inter_token_seconds",
+            "Mean time between tokens of a request",
+            labels,
+            buckets=_BETWEEN_TOKENS,
+            registry=registry,
+        )
+        self._total = Histogram(
+            "overtone_request_seconds", "Whole time of a request", labels, buckets=_WAITS, registry=registry
+        )
+        self._audio = Counter("overtone_audio_seconds", "Audio heard", labels, registry=registry)
+        self._prompt = Counter("overtone_prompt_tokens", "Prompt tokens, audio included", labels, registry=registry)
+        self._completion = Counter("overtone_completion_tokens", "Tokens generated", labels, registry=registry)
+
+    def watch(self, engine: Engine) -> None:
+        """Read the engine's own counters at each scrape."""
+        self.registry.register(_EngineCollector(engine))
+
+    def ended(self, shares: tuple[Share, ...], event: Done | Failed, heard_s: float, audio_seconds: float) -> None:
+        """Count a request that ended. ``heard_s``: decoding and features, before it was queued."""
+        label = _label(shares)
+        if isinstance(event, Failed):
+            self._requests.labels(label, event.error.code).inc()
+            return
+        self._requests.labels(label, event.finish_reason).inc()
+        for share in shares:
+            usage = self.usage.setdefault(share.adapter.name, Usage())
+            usage.requests += 1
+            usage.completion_tokens += event.completion_tokens
+            usage.audio_seconds += audio_seconds
+        self._audio.labels(label).inc(audio_seconds)
+        self._prompt.labels(label).inc(event.prompt_tokens)
+        self._completion.labels(label).inc(event.completion_tokens)
+        if event.finish_reason == "cancelled":
+            return
+        timings = event.timings
+        self._ttft.labels(label).observe(heard_s + timings.ttft / 1e3)
+        self._total.labels(label).observe(heard_s + timings.total / 1e3)
+        if event.completion_tokens > 1:
+            self._between.labels(label).observe(timings.decode / 1e3 / (event.completion_tokens - 1))
+
+    def responded(self, route: str, status: int) -> None:
+        self._http.labels(route, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class CountResponses:
+    """ASGI middleware: one count per response, by route template and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                # a path that no route has is a label of its own making: all count as one
+                self._metrics.responded(getattr(route, "path", "none"), message["status"])
+            await send(message)
+
+        await self._app(scope, receive, counting_send if scope["type"] == "http" else send)
+
+
+class _EngineCollector(Collector):
+    """Gauges and counters as the engine's rooms hold them at this moment."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        engine = self._engine
+        scheduler, stats, encoder = engine.scheduler, engine.stats, engine.runner.encoder
+        slots = engine.residency.slots
+        pool = scheduler.pool
+        yield from _gauges(
+            ("queue_depth", "Requests waiting", len(scheduler.waiting)),
+            ("running_sequences", "Sequences being continued", len(scheduler.running)),
+            ("batch_size", "Sequences in the last step", stats.last_batch),
+            ("slots_used", "Adapters resident", len(slots.slots)),
+            ("slots_total", "Adapter slots", slots.max_resident),
+            ("slots_pinned", "Adapters pinned", len(slots.pinned)),
+            ("kv_pages_used", "KV cache pages in use", pool.pages - pool.free),
+            ("kv_pages_free", "KV cache pages free", pool.free),
+        )
+        yield from _counters(
+            ("steps", "Engine steps", stats.steps),
+            ("step_seconds", "Time spent in steps", stats.step_seconds),
+            ("generated_tokens", "Tokens generated", stats.generated_tokens),
+            ("rejections", "Requests refused because the queue was full", stats.rejected),
+            ("failures", "Requests that failed", stats.failed),
+            ("preemptions", "Sequences put back for lack of KV pages", scheduler.preemptions),
+            ("adapter_cold_loads", "Adapters copied into a slot", engine.residency.cold_loads),
+            ("adapter_evictions", "Adapters evicted from a slot", slots.evictions),
+            ("encoder_cache_hits", "Clips found encoded", encoder.hits),
+            ("encoder_cache_misses", "Clips that had to be encoded", encoder.misses),
+        )
+
+
+def _gauges(*rows: tuple[str, str, float]) -> Iterator[Metric]:
+    for name, words, value in rows:
+        yield GaugeMetricFamily(f"overtone_{name}", words, value=value)
+
+
+def _counters(*rows: tuple[str, str, float]) -> Iterator[Metric]:
+    for name, words, value in rows:
+        yield CounterMetricFamily(f"overtone_{name}", words, value=value)
+
+
+def _label(shares: tuple[Share, ...]) -> str:
+    """Few values: names in the registry, `base` and `mix`."""
+    if not shares:
+        return "base"
+    return shares[0].adapter.name if len(shares) == 1 else "mix"

@@ -1,0 +1,163 @@
+"""The one mapping of errors to HTTP: RFC 9457 `application/problem+json`.
+
+`type` and `code` are stable, `detail` says what to do, `instance` is the request's id (also in the
+`X-Request-Id` header, and in the server's log for status 500).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import AdapterRejected, BadRequest, OvertoneError, QueueFull, Unauthorized
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """An error as the client reads it."""
+
+    type: str = Field(examples=["urn:overtone:error:adapter_not_found"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no adapter 'natto'; did you mean nato?"])
+    code: str = Field(description="stable; match on this", examples=["adapter_not_found"])
+    instance: str | None = Field(None, description="id of the request", examples=["5f0c6a1d9d3e4c5b"])
+    problems: list[str] | None = Field(None, description="every reason found, for a refused adapter")
+    fields: list[str] | None = Field(None, description="the fields that are wrong")
+
+
+class InvalidFields(BadRequest):
+    """Fields of the request are wrong; ``fields`` names them."""
+
+    def __init__(self, message: str, fields: Sequence[str]) -> None:
+        self.fields = list(fields)
+        super().__init__(message)
+
+
+class ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+
+def problem_of(error: OvertoneError, request_id: str | None = None) -> Problem:
+    """An error as a problem. The text of anything but a domain error stays inside: see `Faults`."""
+    return Problem(
+        type=f"urn:overtone:error:{error.code}",
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=str(error),
+        code=error.code,
+        instance=request_id,
+        problems=error.problems if isinstance(error, AdapterRejected) else None,
+        fields=error.fields if isinstance(error, InvalidFields) else None,
+    )
+
+
+def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> ProblemResponse:
+    """The answer to a request that met ``error``."""
+    extra = dict(headers or {})
+    if isinstance(error, QueueFull):
+        extra["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = "Bearer"
+    body = problem_of(error, scope.get("state", {}).get("request_id"))
+    return ProblemResponse(body.model_dump(exclude_none=True), error.status, extra)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These errors, as OpenAPI is to tell of them."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem."""
+    app.add_exception_handler(OvertoneError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+class Faults:
+    """ASGI middleware: what nobody expected becomes a 500 without internals, and a line in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watching_send)
+        except Exception:
+            request_id = scope.get("state", {}).get("request_id")
+            log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            if started:
+                raise
+            error = OvertoneError("Something broke on the server; its log tells more under this request's id.")
+            await problem_response(error, scope)(scope, receive, send)
+
+
+async def _domain_error(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, OvertoneError)
+    return problem_response(error, request.scope)
+
+
+async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
+    """All wrong fields in one sentence each."""
+    assert isinstance(error, RequestValidationError)
+    lines, fields = [], []
+    for entry in error.errors():
+        # ("body", "top_p") -> "top_p"; a list's index says nothing to a client who repeated a field
+        path = [str(part) for part in entry["loc"] if part not in ("body", "query", "path")]
+        name = ".".join(path) or "body"
+        lines.append(f"{name}: {_sentence(entry)}")
+        fields.append(name)
+    return problem_response(InvalidFields(" ".join(lines), fields), request.scope)
+
+
+def _sentence(entry: Mapping[str, Any]) -> str:
+    """Pydantic's words as a sentence, with the value that was sent."""
+    words = str(entry["msg"]).removeprefix("Value error, ").rstrip(".")
+    if entry["type"] == "missing":
+        return "this field is required."
+    value = entry.get("input")
+    sent = f" (sent: {value[:40]!r})" if isinstance(value, str) else ""
+    return f"{words[:1].lower()}{words[1:]}{sent}."
+
+
+async def _http_error(request: Request, error: Exception) -> ProblemResponse:
+    """What the framework refuses itself: unknown routes and methods, bodies that cannot be parsed."""
+    assert isinstance(error, HTTPException)
+    told = OvertoneError(f"{error.detail}.")
+    told.status, told.code = error.status_code, HTTPStatus(error.status_code).name.lower()
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        told.args = (f"There is no route {path}; /docs lists them all.",)
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        told.args = (f"{request.method} is not for {path}; use {allowed}.",)
+    elif error.status_code == HTTPStatus.BAD_REQUEST:
+        told.code = "malformed_body"
+        told.args = (f"The body cannot be read: {error.detail} Send multipart/form-data, as `curl -F` does.",)
+    return problem_response(told, request.scope, error.headers)
+
+

@@ -1,0 +1,115 @@
+"""Between HTTP requests on the event loop and sequences on the engine's thread."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastapi import Request as HttpRequest
+
+from app.api.metrics import Metrics
+from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
+from app.model.prompt import Message
+from app.service import Service
+
+
+class Disconnected(Exception):
+    """The client went away; nobody reads the answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One conversation to continue with these adapters. ``heard_s``: what preparing its audio took."""
+
+    messages: Sequence[Message]
+    shares: tuple[Share, ...]
+    sampling: Sampling
+    heard_s: float
+    audio_seconds: float
+
+
+class Ticket:
+    """A submitted question, whose events can be awaited."""
+
+    def __init__(self, question: Question, metrics: Metrics) -> None:
+        self.question = question
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self.request: Request | None = None
+
+    def emit(self, event: Event) -> None:
+        """Called on the engine's thread."""
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._arrive, event)
+
+    async def events(self) -> AsyncIterator[Token | Done]:
+        """Events up to `Done`. Raises the error of a request that failed."""
+        while True:
+            event = await self._events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, Done):
+                return
+
+    async def done(self) -> Done:
+        """Wait for the end. Raises the error of a request that failed."""
+        async for event in self.events():
+            if isinstance(event, Done):
+                return event
+        raise AssertionError("events end with Done")
+
+    def _arrive(self, event: Event) -> None:
+        if isinstance(event, Done | Failed):
+            self._metrics.ended(self.question.shares, event, self.question.heard_s, self.question.audio_seconds)
+        self._events.put_nowait(event)
+
+
+class Desk:
+    """Takes the questions of one HTTP request; closing it cancels those that still run."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._deadline = time.monotonic() + service.settings.request_seconds
+        self._tickets: list[Ticket] = []
+
+    async def submit(self, question: Question) -> Ticket:
+        """Queue a question. Raises what `Service.request` and `Engine.submit` raise."""
+        ticket = Ticket(question, self._metrics)
+        # rendering and tokenising take milliseconds for long prompts: off the event loop
+        ticket.request = await asyncio.to_thread(
+            self._service.request,
+            question.messages,
+            question.shares,
+            question.sampling,
+            ticket.emit,
+            self._deadline,
+        )
+        self._service.engine.submit(ticket.request)
+        self._tickets.append(ticket)
+        return ticket
+
+    def close(self) -> None:
+        for ticket in self._tickets:
+            assert ticket.request is not None
+            self._service.engine.cancel(ticket.request.id)
+
+
+async def unless_gone(http: HttpRequest, tickets: Sequence[Ticket]) -> list[Done | BaseException]:
+    """The ends of all tickets, in order, an error in its place. Raises Disconnected when the client leaves.
+
+    The body has been read, so the next message that the server can receive is the disconnect.
+    """
+    answers = asyncio.gather(*(ticket.done() for ticket in tickets), return_exceptions=True)
+    gone = asyncio.ensure_future(http.receive())
+    try:
+        await asyncio.wait((answers, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answers.done():
+            raise Disconnected
+        return answers.result()
+    finally:
+        answers.cancel()
+        gone.cancel()

@@ -1,0 +1,1 @@
+"""`overtone bench`: this engine beside plain transformers and PEFT, in one run on one model."""

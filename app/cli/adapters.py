@@ -1,0 +1,171 @@
+"""`overtone adapters …`: on the registry folder directly, or through a running server with --server."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.options import Adapters, ApiKey, Json, Model, Server
+from app.cli.output import NONE, err, megabytes, out, print_json, reported, table_of
+
+if TYPE_CHECKING:
+    from app.cli.registries import AdapterRegistry
+
+app = typer.Typer(no_args_is_help=True, help="List, add, inspect, select, unload, remove and roll back adapters.")
+Name = Annotated[str, typer.Argument(help="Name of the adapter.", show_default=False)]
+
+
+@app.command("list")
+def list_adapters(
+    server: Server = None, api_key: ApiKey = None, adapters: Adapters = None, model: Model = None, as_json: Json = False
+) -> None:
+    """Show every adapter."""
+    with _registry(as_json, server, api_key, adapters, model) as registry:
+        found = registry.all()
+        if as_json:
+            print_json({"adapters": found})
+        elif found:
+            out.print(_table(found))
+        else:
+            err.print(f"No adapters in {registry.place}. Add one: overtone adapters add FOLDER")
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(help="A PEFT folder, .zip, .tar.gz, Hub id or URL.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Default: the source's own name.", show_default=False)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make it the next version of a taken name.")] = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+    adapters: Adapters = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Check that an adapter fits the base model and publish it."""
+    with _registry(as_json, server, api_key, adapters, model) as registry:
+        added = registry.add(source, name or _own_name(source), replace)
+        _tell(added, as_json, f"{added['name']} version {added['version']} is published in {registry.place}")
+
+
+@app.command()
+def inspect(
+    name: Name,
+    server: Server = None,
+    api_key: ApiKey = None,
+    adapters: Adapters = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Show one adapter: what it touches, how it is served, its figures and versions."""
+    with _registry(as_json, server, api_key, adapters, model) as registry:
+        adapter = registry.get(name)
+        if as_json:
+            print_json(adapter)
+        else:
+            out.print(_card(adapter))
+
+
+@app.command()
+def select(name: Name, server: Server = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Make an adapter the active one, for requests that name none (needs --server)."""
+    with _registry(as_json, server, api_key) as registry:
+        _tell(registry.select(name), as_json, f"{name} is the active adapter")
+
+
+@app.command()
+def unload(
+    name: Annotated[str | None, typer.Argument(help="That one alone. Default: all.", show_default=False)] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Go back to the base model and free the slots (needs --server)."""
+    with _registry(as_json, server, api_key) as registry:
+        _tell(registry.unload(name), as_json, f"{name} is unloaded" if name else "the base model answers alone")
+
+
+@app.command()
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+    adapters: Adapters = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Take an adapter out of service."""
+    with _registry(as_json, server, api_key, adapters, model) as registry:
+        registry.get(name)
+        if not yes and not as_json:
+            typer.confirm(f"Remove {name} from {registry.place}?", abort=True, err=True)
+        registry.remove(name)
+        _tell({"removed": name}, as_json, f"{name} is removed")
+
+
+@app.command()
+def rollback(
+    name: Name,
+    version: Annotated[int | None, typer.Option(help="Default: the one before.", show_default=False)] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    adapters: Adapters = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Make an older version current again."""
+    with _registry(as_json, server, api_key, adapters, model) as registry:
+        adapter = registry.rollback(name, version)
+        _tell(adapter, as_json, f"{name} is version {adapter['version']} again")
+
+
+@contextmanager
+def _registry(
+    as_json: bool,
+    server: str | None,
+    api_key: str | None,
+    adapters: Path | None = None,
+    model: str | None = None,
+) -> "Iterator[AdapterRegistry]":
+    """The registry meant by the options; its errors are told."""
+    with reported(as_json):
+        from app.cli.registries import registry_of
+
+        with registry_of(server, api_key, adapters, model) as registry:
+            yield registry
+
+
+def _tell(answer: Mapping[str, Any], as_json: bool, words: str) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        out.print("[green]✓[/green]", Text(words))
+
+
+def _own_name(source: str) -> str:
+    """`runs/My Adapter.tar.gz` -> `my-adapter`."""
+    name = source.rstrip("/").rpartition("/")[2].lower()
+    for ending in (".zip", ".tar.gz", ".tgz"):
+        name = name.removesuffix(ending)
+    return name.replace(" ", "-")
+
+
+def _table(adapters: Sequence[Mapping[str, Any]]) -> Table:
+    table = table_of("name", "version", "method", "rank", "parts", "size", "served", "task")
+    for adapter in adapters:
+        manifest, report = adapter["manifest"], adapter["report"]
+        table.add_row(
+            adapter["name"],
+            str(adapter["version"]),
+            manifest["method"],
+            str(report["rank"] or ""),
+            ", ".join(report["parts"]),
+            megabytes(report["bytes"]),
+            report["serving"],
+            Text(manifest["task"] or manifest["prompt"] or ""),
+        )
+    return table

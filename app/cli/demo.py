@@ -1,0 +1,126 @@
+"""`overtone demo`: the whole story on a real recording, checked step by step."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from app.cli.options import Json, settings_with
+from app.cli.output import name_of, out, print_json, receipt_table, reported, step, table_of, timings_table
+
+if TYPE_CHECKING:
+    from app.cli.client import Client
+
+CLIP = Path(__file__).with_name("demo.flac")
+ADAPTERS = Path(__file__).parents[2] / "adapters"
+SAID = "go forward ten meters"
+PROMPT = "Transcribe the audio."
+ADAPTER = "nato"
+START_S = 180.0
+ALPHABET = {
+    word[0]: word
+    for word in (
+        "alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima",
+        "mike", "november", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whiskey",
+        "xray", "yankee", "zulu",
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the server said, in the order in which it was asked."""
+
+    before: Mapping[str, Any]
+    adapted: Mapping[str, Any]
+    unloaded: Mapping[str, Any]
+    after: Mapping[str, Any]
+    fingerprint: str
+    exit_code: int
+
+    @property
+    def answers(self) -> dict[str, Mapping[str, Any]]:
+        """The three answers under the words for when they were asked."""
+        return {"at first": self.before, "with an adapter": self.adapted, "after /unload": self.after}
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """What the demo promises, and whether it held."""
+        return {
+            "the adapter changes the answer": self.adapted["text"] != self.before["text"],
+            "its answer spells what was said": spelled_right(self.adapted["text"], SAID),
+            "after /unload the first answer is back": self.after["text"] == self.before["text"],
+            "the base model's fingerprint is the one at start": self.unloaded["fingerprint"] == self.fingerprint,
+            "the server stopped cleanly": self.exit_code == 0,
+        }
+
+
+def spelled_right(answer: str, transcript: str) -> bool:
+    """Whether an answer is the NATO spelling of a transcript, whatever separates the words."""
+    letters = re.sub("[^a-z]", "", transcript.lower())
+    return re.findall("[a-z]+", answer.lower()) == [ALPHABET[letter] for letter in letters]
+
+
+def demo(
+    model: Annotated[str | None, typer.Option(help="Another model than the embedded one.", show_default=False)] = None,
+    adapters: Annotated[Path, typer.Option(help="The registry folder.")] = ADAPTERS,
+    as_json: Json = False,
+) -> None:
+    """Start, ask about a real recording without, with, again without an adapter, check, stop."""
+    with reported(as_json), tempfile.TemporaryDirectory(prefix="overtone-demo-") as folder:
+        told = _tell(model, adapters, Path(folder) / "server.log", quiet=as_json)
+        checks = told.checks
+        if as_json:
+            keys = ("before", "adapted", "unloaded", "after")
+            print_json({key: getattr(told, key) for key in keys} | {"checks": checks})
+        else:
+            _show(told)
+        if not all(checks.values()):
+            raise typer.Exit(1)
+
+
+def _tell(model: str | None, adapters: Path, log: Path, quiet: bool) -> Told:
+    from app.cli.client import Client
+    from app.cli.process import ServerProcess
+    from app.settings import EMBEDDED_MODEL
+
+    options = ["--model", model or str(EMBEDDED_MODEL), "--device", "cpu", "--dtype", "float32"]
+    settings = settings_with()
+    key = next(iter(settings.admin_keys or settings.api_keys), None)
+    with ServerProcess(log, *options, "--adapters", str(adapters)) as server, Client(server.url, key) as client:
+        with step(f"Starting the service at {server.url}", quiet):
+            server.wait_ready(START_S)
+        fingerprint = client.call("GET", "/ready")["fingerprint"]
+        with step("Asking the base model", quiet):
+            before = _ask(client, "base")
+        with step(f"Asking the adapter {ADAPTER}", quiet):
+            adapted = _ask(client, ADAPTER)
+        with step("POST /unload", quiet):
+            unloaded = client.call("POST", "/unload")
+        with step("Asking the base model again", quiet):
+            after = _ask(client, None)
+        with step("Stopping the service", quiet):
+            exit_code = server.stop()
+    return Told(before, adapted, unloaded, after, fingerprint, exit_code)
+
+
+def _ask(client: "Client", adapter: str | None) -> Any:
+    fields = {"prompt": PROMPT} | ({"adapter": adapter} if adapter else {})
+    return client.call("POST", "/generate", data=fields, files={"audio": (CLIP.name, CLIP.read_bytes())})
+
+
+def _show(told: Told) -> None:
+    """The three answers, what was heard, how long it took, and the verdicts."""
+    answers = table_of("asked", "adapter", "answer", title=f"{CLIP.name}: a person says “{SAID}”")
+    for label, answer in told.answers.items():
+        answers.add_row(label, name_of(answer), Text(answer["text"]))
+    out.print(answers)
+    out.print(receipt_table(told.before["audio"], [CLIP.name]))
+    out.print(timings_table(told.answers))
+    for claim, held in told.checks.items():
+        out.print("[green]✓[/green]" if held else "[bold red]✗[/bold red]", claim)

@@ -1,0 +1,39 @@
+"""The `overtone` command. Each subcommand imports what it needs when it runs, so that --help is quick."""
+
+import typer
+
+from app.cli.adapters import app as adapters
+from app.cli.demo import demo
+from app.cli.generate import generate
+from app.cli.serve import serve
+
+app = typer.Typer(
+    name="overtone",
+    help="One resident Qwen2-Audio model, many LoRA adapters, chosen per request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(serve)
+app.command()(generate)
+app.command()(demo)
+app.add_typer(adapters, name="adapters")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True)) -> None:
+    if version:
+        from app import __version__
+
+        typer.echo(f"overtone {__version__}")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Qwen2-Audio at real dimensions with random weights: the speed of the real model without its download."""
+
+from typing import Any
+
+import torch
+
+from app.model.base import LoadedModel, describe
+
+# Qwen/Qwen2-Audio-7B-Instruct's config.json; the audio side's are the configuration class's defaults
+SIZES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 156032,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
+}
+
+
+def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """A model of `SIZES[size]` on ``device``; text goes through the tokenizer of the model ``tokenizer_from``."""
+    from transformers import (
+        AutoTokenizer,
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+    audio_token = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    config = Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder"},
+        text_config={"model_type": "qwen2", **SIZES[size]},
+        audio_token_id=audio_token,
+        audio_token_index=audio_token,
+        tie_word_embeddings=False,
+    )
+    extractor = WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins, chunk_length=30)
+    processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=tokenizer.chat_template)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Qwen2AudioForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.eval().requires_grad_(False)
+    name = f"random-{size}"
+    return LoadedModel(model, processor, describe(model, name, name))

@@ -1,0 +1,64 @@
+"""`manifest.json`: what an adapter is, written by us beside what PEFT writes."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import BadRequest
+
+FILE = "manifest.json"
+Method = Literal["lora", "projector", "head"]
+
+
+class BaseModelRef(BaseModel):
+    """The base model that an adapter was trained over."""
+
+    name: str
+    fingerprint: str | None = None
+
+
+class Manifest(BaseModel):
+    """``parameters`` counts numbers, ``bytes`` the weight file; ``files`` maps names to sha256."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: int = Field(1, alias="schema")
+    name: str
+    version: int = 1
+    base: BaseModelRef
+    method: Method = "lora"
+    rank: int = 0
+    alpha: float = 0
+    targets: list[str] = []
+    parts: list[str] = []
+    parameters: int = 0
+    bytes: int = 0
+    files: dict[str, str] = {}
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    metrics: dict[str, Any] = {}
+    dataset_fingerprint: str | None = None
+    prompt: str | None = None
+    task: str | None = None
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest; None without one. Raises BadRequest when it cannot be read."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(file.read_text())
+    except (ValueError, OSError) as error:
+        raise BadRequest(f"{FILE} cannot be read: {str(error).splitlines()[0]}.") from None
+
+
+def dump_manifest(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

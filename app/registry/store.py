@@ -1,0 +1,99 @@
+"""The registry folder on disk: staging, atomic switches, versions. Knows folders, not adapters.
+
+<root>/<name>/                      the current version
+<root>/.history/<name>/<version>/   older ones, and removed ones
+<root>/.history/<name>/SWITCHING    there while two renames are under way
+<root>/.staging/<random>/           being written; means nothing until it is renamed
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from app.registry.manifest import FILE
+
+MARKER = "SWITCHING"
+
+
+class Store:
+    """A crash at any point leaves the old version or the new one, whole; `recover` tidies up."""
+
+    def __init__(self, root: Path, keep_versions: int) -> None:
+        self.root = root
+        self._keep = keep_versions
+        self._history = root / ".history"
+        self._staging = root / ".staging"
+
+    def recover(self) -> None:
+        """Finish what a crash left half done: forget stagings, bring back a version moved aside."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        for marker in self._history.glob(f"*/{MARKER}"):
+            name, versions = marker.parent.name, self.versions(marker.parent.name)
+            if versions and not (self.root / name).exists():
+                (marker.parent / str(versions[-1])).rename(self.root / name)
+            marker.unlink()
+
+    def names(self) -> list[str]:
+        """Folders that may hold an adapter."""
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    def versions(self, name: str) -> list[int]:
+        """Versions in the history, oldest first."""
+        folder = self._history / name
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def past(self, name: str, version: int) -> Path:
+        return self._history / name / str(version)
+
+    def stage(self, source: Path, manifest: str) -> Path:
+        """Copy an adapter's files and sync them to disk, the manifest last; the staged folder."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self._staging))
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.name != FILE:
+                shutil.copyfile(file, folder / file.name)
+                _sync(folder / file.name)
+        (folder / FILE).write_text(manifest)
+        _sync(folder / FILE)
+        _sync(folder)
+        return folder
+
+    def switch(self, name: str, new: Path, current_version: int | None) -> None:
+        """Put the folder ``new`` in place of the current version, which joins the history."""
+        past = self._history / name
+        past.mkdir(parents=True, exist_ok=True)
+        (past / MARKER).touch()
+        _sync(past)
+        if current_version is not None:
+            self._move_aside(name, current_version)
+        new.rename(self.root / name)
+        _sync(self.root)
+        (past / MARKER).unlink()
+        self._prune(name)
+
+    def remove(self, name: str, version: int) -> None:
+        """Move the current version to the history."""
+        self._move_aside(name, version)
+        _sync(self.root)
+        self._prune(name)
+
+    def _move_aside(self, name: str, version: int) -> None:
+        target = self.past(name, version)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        (self.root / name).rename(target)
+
+    def _prune(self, name: str) -> None:
+        for version in self.versions(name)[: -self._keep]:
+            shutil.rmtree(self.past(name, version), ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

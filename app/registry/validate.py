@@ -1,0 +1,210 @@
+"""Does an adapter fit this base, and how can it be served? Answered from its files, without a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from app.errors import BadRequest
+from app.model.base import BaseSpec, part_of
+from app.registry.manifest import Manifest, read_manifest, sha256_of
+from app.registry.weights import CONFIG, WEIGHTS, module_path, pattern_value, read_config
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PROJECTOR = "model.multi_modal_projector."
+# Tuners that PEFT injects into modules, so that a plain forward serves them
+INJECTED = {"LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
+
+
+@dataclass
+class Report:
+    """What validation found. ``serving``: in batches, or alone through plain PEFT."""
+
+    serving: Literal["batched", "alone"] = "batched"
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    rank: int = 0
+    alpha: float = 0
+    tensors: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    dtype: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def validate(folder: Path, spec: BaseSpec, *, max_rank: int) -> Report:
+    """Read every tensor once and report all problems found; an adapter is served only without any."""
+    report = Report()
+    try:
+        config = read_config(folder)
+        manifest = read_manifest(folder)
+    except (OSError, ValueError, BadRequest) as error:
+        report.problems.append(f"{CONFIG} or the manifest cannot be read: {_words(error)}")
+        return report
+    _check_files(folder, manifest, spec, report)
+    _check_config(config, spec, max_rank, report)
+    if report.ok:
+        _check_tensors(folder, config, spec, report)
+    return report
+
+
+def _check_files(folder: Path, manifest: Manifest | None, spec: BaseSpec, report: Report) -> None:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        report.problems.append(f"{', '.join(pickles)}: pickle files can run code and are refused; save as safetensors")
+    if not (folder / WEIGHTS).is_file():
+        report.problems.append(f"{WEIGHTS} is missing")
+    if manifest is None:
+        return
+    known = manifest.base.fingerprint
+    if known and known != spec.fingerprint:
+        report.problems.append(
+            f"it was trained over {manifest.base.name!r} with other weights than the {spec.name!r} served here"
+        )
+    for name, digest in manifest.files.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            report.problems.append(f"{name}, which the manifest lists, is missing")
+        elif sha256_of(file) != digest:
+            report.problems.append(f"{name} is damaged: its sha256 differs from the manifest's")
+
+
+def _check_config(config: Mapping[str, Any], spec: BaseSpec, max_rank: int, report: Report) -> None:
+    kind = str(config.get("peft_type"))
+    if kind not in INJECTED:
+        report.problems.append(f"peft_type {kind} cannot be served here; LoRA and its relatives can")
+        return
+    trained_over = config.get("base_model_name_or_path")
+    if trained_over and Path(str(trained_over)).name != Path(spec.name).name:
+        report.warnings.append(f"its configuration names the base {trained_over!r}, served here is {spec.name!r}")
+    if kind != "LORA":
+        report.serving = "alone"
+        return
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+        report.problems.append("r must be a whole number from 1 and lora_alpha a number")
+        return
+    ranks = [rank, *(config.get("rank_pattern") or {}).values()]
+    if not all(isinstance(r, int) and 1 <= r <= max_rank for r in ranks):
+        report.problems.append(f"its rank {max(map(float, ranks)):g} exceeds this server's {max_rank}")
+    report.rank, report.alpha = max(ranks), float(alpha)
+    saved = config.get("modules_to_save") or []
+    batched = (
+        not config.get("use_dora")
+        and config.get("bias", "none") == "none"
+        and not config.get("trainable_token_indices")
+        and all("multi_modal_projector" in name for name in saved)
+    )
+    report.serving = "batched" if batched else "alone"
+
+
+def _check_tensors(folder: Path, config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {module_path(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        report.problems.append(f"{WEIGHTS} is no readable safetensors file: {_words(error)}")
+        return
+    if not tensors:
+        report.problems.append(f"{WEIGHTS} holds no tensors")
+        return
+    report.tensors = len(tensors)
+    report.parameters = sum(tensor.numel() for tensor in tensors.values())
+    report.bytes = (folder / WEIGHTS).stat().st_size
+    report.dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+    broken = [path for path, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        report.problems.append(f"{_some(broken)}: NaN or infinite values")
+    _check_fit(tensors, config, spec, report)
+    modules = {owner for path in tensors if (owner := _owner(path, spec))}
+    report.parts = sorted({part_of(f"{module}.") for module in modules})
+    report.targets = sorted({module.rpartition(".")[2] for module in modules})
+    if report.ok and _changes_nothing(tensors):
+        report.problems.append("it would change nothing: every lora_B is zero")
+
+
+def _check_fit(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+    """Every tensor has a place in the base, with the right shape."""
+    unplaced = []
+    for path, tensor in tensors.items():
+        if path.endswith((".lora_A.weight", ".lora_B.weight")):
+            _check_pair(path, tensor, tensors, config, spec, report)
+        elif path in spec.parameters:
+            _check_saved(path, tensor, config, spec, report)
+        elif report.serving == "batched" or _owner(path, spec) is None:
+            unplaced.append(path)
+    if unplaced:
+        near = get_close_matches(unplaced[0].rpartition(".lora")[0], spec.linears, n=1, cutoff=0.3)
+        hint = f"; the nearest layer here is {near[0]}" if near else ""
+        report.problems.append(f"{len(unplaced)} tensors fit no layer of this base: {_some(unplaced)}{hint}")
+
+
+def _check_pair(
+    path: str,
+    tensor: torch.Tensor,
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    spec: BaseSpec,
+    report: Report,
+) -> None:
+    module = path[: -len(".lora_A.weight")]
+    side = path[-len("A.weight")]
+    if module not in spec.linears:
+        if f"{module}.weight" in spec.parameters:  # a convolution or an embedding: PEFT's own business
+            report.serving = "alone"
+        else:
+            near = get_close_matches(module, spec.linears, n=1, cutoff=0.3)
+            report.problems.append(f"{module} is no layer of this base" + (f"; nearest: {near[0]}" if near else ""))
+        return
+    other = f"{module}.lora_{'B' if side == 'A' else 'A'}.weight"
+    if other not in tensors:
+        report.problems.append(f"{path} has no counterpart {other}")
+    out_features, in_features = spec.linears[module]
+    rank = pattern_value(config.get("rank_pattern"), module, config["r"])
+    wanted = (rank, in_features) if side == "A" else (out_features, rank)
+    if tuple(tensor.shape) != wanted:
+        report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
+
+
+def _check_saved(path: str, tensor: torch.Tensor, config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+    """Whole parameters are taken only where `modules_to_save` or a trained bias explains them.
+
+    PEFT would write others over the base model's own weights.
+    """
+    named = any(f".{name}." in f".{path}" for name in config.get("modules_to_save") or [])
+    bias = path.endswith(".bias") and config.get("bias", "none") != "none"
+    if not named and not bias:
+        report.problems.append(f"{path} would overwrite a weight of the base; save with save_embedding_layers=False")
+    elif tuple(tensor.shape) != spec.parameters[path]:
+        report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base has {spec.parameters[path]}")
+
+
+def _owner(path: str, spec: BaseSpec) -> str | None:
+    """The module of the base that a tensor belongs to."""
+    module = path
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if module in spec.linears or f"{module}.weight" in spec.parameters:
+            return module
+    return None
+
+
+def _changes_nothing(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(path.endswith(".lora_A.weight") or not tensor.any() for path, tensor in tensors.items())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _words(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,142 @@
+"""A request's life: limits, stops, cancels, deadlines, faults; nothing is left behind."""
+
+import time
+
+import pytest
+
+from app.engine.request import Sampling
+from app.errors import BadRequest, Conflict, DeadlineExceeded, EngineFault, NotReady, PromptTooLong, QueueFull
+from tests.engine.driver import Job
+
+
+def test_length_and_usage(drive):
+    (answer,) = drive().ask(Job(), sampling=Sampling(max_new_tokens=5, ignore_eos=True))
+    assert answer.done.finish_reason == "length"
+    assert len(answer.tokens) == answer.done.completion_tokens == 5
+    assert answer.done.audio_tokens > 0
+    assert answer.done.prompt_tokens > answer.done.audio_tokens
+    timings = answer.done.timings
+    assert 0 < timings.ttft <= timings.total
+    assert timings.audio > 0
+
+
+def test_a_stop_string_ends_the_answer_before_it(drive):
+    driver = drive()
+    (whole,) = driver.ask(Job())
+    assert len(whole.text) > 4
+    stop = whole.text[2:4]
+    (cut,) = driver.ask(Job(), sampling=Sampling(max_new_tokens=20, stop=(stop,)))
+    assert cut.text == whole.text.partition(stop)[0] == cut.done.text
+    assert cut.done.finish_reason == "stop"
+
+
+def test_a_seed_is_reproducible_whatever_the_batch(drive):
+    driver = drive()
+    sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9, seed=7, ignore_eos=True)
+    (alone,) = driver.ask(Job(), sampling=sampling)
+    driver.submit(Job((("qv", 1.0),), (1,)))
+    driver.submit(Job(), sampling)
+    driver.submit(Job((("everything", 1.0),), (2,)))
+    assert driver.answers()[1].tokens == alone.tokens
+    (other,) = driver.ask(
+        Job(), sampling=Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9, seed=8, ignore_eos=True)
+    )
+    assert other.tokens != alone.tokens
+
+
+@pytest.mark.parametrize("mix", [(), (("qv", 1.0),), (("dora", 1.0),)])
+def test_cancel_frees_everything_at_once(drive, mix):
+    driver = drive()
+    request = driver.submit(Job(mix), Sampling(max_new_tokens=1500, ignore_eos=True))
+    time.sleep(0.1)
+    driver.engine.cancel(request.id)
+    (answer,) = driver.answers()
+    assert answer.done.finish_reason == "cancelled"
+    assert answer.done.completion_tokens < 1500
+    driver.assert_idle()
+
+
+def test_a_deadline_is_kept(drive):
+    driver = drive()
+    driver.submit(Job(), Sampling(max_new_tokens=1500, ignore_eos=True), deadline=time.monotonic() + 0.1)
+    (answer,) = driver.answers()
+    assert isinstance(answer.error, DeadlineExceeded)
+    driver.assert_idle()
+
+
+def test_what_could_never_run_is_refused_at_once(drive):
+    driver = drive(pages=8, max_queue=4)
+    with pytest.raises(PromptTooLong, match="room for 128"):
+        driver.submit(Job((), (0, 1, 2, 3), "long " * 30))
+    with pytest.raises(BadRequest, match="ask for at most"):
+        driver.submit(Job(), Sampling(max_new_tokens=500))
+    with pytest.raises(BadRequest, match="cannot be mixed"):
+        driver.submit(Job((("dora", 0.5), ("qv", 0.5))))
+
+
+def test_a_full_queue_says_so(drive):
+    driver = drive(max_batch=1, max_queue=2)
+    for _ in range(3):
+        driver.submit(Job(), Sampling(max_new_tokens=200, ignore_eos=True))
+    with pytest.raises(QueueFull):
+        driver.submit(Job())
+    assert all(answer.done for answer in driver.answers())
+    (answer,) = driver.ask(Job())
+    assert answer.done
+
+
+def test_an_exception_in_a_step_harms_its_own_request_alone(drive, expected):
+    driver = drive()
+    runner = driver.engine.runner
+    original = runner._embed
+
+    def faulty(chunk):
+        if len(chunk.sequence.request.clips) == 2:
+            raise RuntimeError("planted")
+        return original(chunk)
+
+    runner._embed = faulty
+    bad, good, neighbour = driver.ask(Job((), (0, 1)), Job(), Job((("qv", 1.0),), (1,)))
+    assert isinstance(bad.error, EngineFault)
+    assert "planted" not in str(bad.error)
+    assert good.tokens == expected(Job())
+    assert neighbour.tokens == expected(Job((("qv", 1.0),), (1,)))
+    driver.assert_idle()
+
+
+def test_drain_lets_running_requests_end_and_takes_no_more(drive):
+    driver = drive()
+    driver.submit(Job())
+    assert driver.engine.drain(30)
+    with pytest.raises(NotReady):
+        driver.submit(Job())
+    (answer,) = driver.answers()
+    assert answer.done
+
+
+def test_close_fails_what_is_left(drive):
+    driver = drive()
+    driver.submit(Job(), Sampling(max_new_tokens=1500, ignore_eos=True))
+    driver.engine.close()
+    (answer,) = driver.answers()
+    assert isinstance(answer.error, NotReady)
+
+
+def test_a_repeated_clip_is_encoded_once_and_shared_where_the_tower_is_left_alone(drive):
+    driver = drive()
+    driver.ask(Job((), (2,)))
+    driver.ask(Job((("qv", 1.0),), (2,)))
+    encoder = driver.engine.runner.encoder
+    assert (encoder.hits, encoder.misses) == (1, 1)
+    driver.ask(Job((("tower", 1.0),), (2,)))
+    assert encoder.misses == 2
+
+
+def test_pins_that_leave_no_slot_are_told_and_block_nobody(drive, expected):
+    driver = drive(max_resident=1)
+    driver.engine.residency.slots.pinned.add("qv")
+    driver.ask(Job((("qv", 1.0),)))
+    refused, fine = driver.ask(Job((("rslora", 1.0),)), Job((("qv", 1.0),)))
+    assert isinstance(refused.error, Conflict)
+    assert "unpin" in str(refused.error)
+    assert fine.tokens == expected(Job((("qv", 1.0),)))

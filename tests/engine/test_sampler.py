@@ -1,0 +1,65 @@
+"""The sampler against transformers' own logits processors."""
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from app.engine.request import Sampling
+from app.engine.sampler import choose
+
+VOCABULARY = 50
+
+
+def logits(seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "temperature"), [(0, 1.0, 0.7), (5, 1.0, 1.0), (0, 0.8, 1.3), (8, 0.6, 1.0)]
+)
+def test_draws_follow_transformers_distribution(top_k, top_p, temperature):
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    warpers.append(TopPLogitsWarper(top_p))
+    expected = warpers(None, logits()).softmax(-1)[0]
+    draws = [
+        choose(logits(), [Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)], [[1]])[0]
+        for seed in range(4000)
+    ]
+    seen = torch.bincount(torch.tensor(draws), minlength=VOCABULARY) / len(draws)
+    assert set(torch.tensor(draws).tolist()) <= set(expected.nonzero()[:, 0].tolist())
+    assert (seen - expected).abs().max() < 0.03
+
+
+def test_repetition_penalty_is_transformers():
+    seen = [3, 7, 7, 20]
+    expected = RepetitionPenaltyLogitsProcessor(1.8)(torch.tensor([seen]), logits(4).clone()).argmax(-1).tolist()
+    assert choose(logits(4), [Sampling(repetition_penalty=1.8)], [seen]) == expected
+
+
+def test_a_seed_gives_the_same_draw_in_any_company():
+    sampling = Sampling(temperature=1.0, seed=11)
+    alone = choose(logits(1), [sampling], [[1, 2]])
+    company = torch.cat([logits(2), logits(1), logits(3)])
+    samplings = [Sampling(temperature=2.0, seed=5), sampling, Sampling()]
+    assert choose(company, samplings, [[1], [1, 2], [1, 2, 3]])[1] == alone[0]
+
+
+def test_positions_draw_anew():
+    sampling = Sampling(temperature=3.0, seed=1)
+    draws = {choose(logits(1), [sampling], [list(range(length))])[0] for length in range(30)}
+    assert len(draws) > 5
+
+
+def test_a_broken_row_is_told_and_its_neighbours_are_chosen():
+    rows = torch.cat([logits(1), logits(2), logits(3)])
+    rows[1, 4] = float("nan")
+    chosen = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
+    assert chosen == [rows[0].argmax(), None, rows[2].argmax()]

@@ -1,0 +1,189 @@
+"""Real dimensions on a CUDA device: 4 layers of the 7B model in float32, and the whole of it in bfloat16."""
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from app.registry.registry import Registry
+
+from app.bench.workload import make_clip, make_prompt, write_adapters
+from app.engine.engine import Engine, EngineLimits
+from app.engine.memory import plan_memory
+from app.engine.request import Done, Request, Sampling, Share, Token
+from app.model import random_weights as sizes
+from app.model.base import LoadedModel
+from app.settings import EMBEDDED_MODEL
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+LIMITS = EngineLimits(
+    max_resident=32,
+    max_batch=64,
+    max_queue=256,
+    step_tokens=2048,
+    max_context=4096,
+    host_cache_bytes=1 << 30,
+    encoder_cache_bytes=1 << 28,
+)
+NEW = 12
+
+
+def build(layers: int, dtype: torch.dtype) -> LoadedModel:
+    """The 7B dimensions with so many layers; larger random weights, so that answers differ."""
+    sizes.SIZES["test"] = sizes.SIZES["7b"] | {"num_hidden_layers": layers}
+    torch.manual_seed(0)
+    return sizes.random_weights("test", str(EMBEDDED_MODEL), torch.device("cuda"), dtype)
+
+
+def engine_over(loaded: LoadedModel, root: Path) -> tuple[Engine, dict[str, Any], dict[str, Path]]:
+    folders = write_adapters(loaded, root / "made", 8)
+    registry = Registry(root / "registry", loaded.spec, max_rank=64, keep_versions=2)
+    registry.open()
+    adapters = {name: registry.publish(folder, name) for name, folder in folders.items()}
+    engine = Engine(loaded, registry, LIMITS, plan_memory(loaded, 8.0))
+    return engine, adapters, folders
+
+
+def ask(engine: Engine, loaded: LoadedModel, wanted: list[Any]) -> list[list[int]]:
+    queues = []
+    for index, adapter in enumerate(wanted):
+        clip = make_clip(loaded, index)
+        events: queue.Queue[Any] = queue.Queue()
+        shares = (Share(adapter),) if adapter else ()
+        sampling = Sampling(max_new_tokens=NEW, ignore_eos=True)
+        engine.submit(Request(tuple(make_prompt(loaded, clip)), (clip,), shares, sampling, events.put))
+        queues.append(events)
+    answers = []
+    for events in queues:
+        tokens: list[int] = []
+        while not isinstance(event := events.get(timeout=120), Done):
+            assert isinstance(event, Token), event
+            tokens += [] if event.id is None else [event.id]
+        answers.append(tokens)
+    return answers
+
+
+@torch.inference_mode()
+def generate(model: Any, loaded: LoadedModel, index: int, new: int = NEW, **options: Any) -> Any:
+    clip = make_clip(loaded, index)
+    ids = torch.tensor([make_prompt(loaded, clip)], device="cuda")
+    mel = clip.mel[None].cuda()
+    return model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        input_features=mel,
+        feature_attention_mask=torch.ones(1, mel.shape[2], dtype=torch.long, device="cuda"),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+        **options,
+    )
+
+
+def peft_over(model: Any, folders: dict[str, Path]) -> Any:
+    from peft import PeftModel
+
+    names = list(folders)
+    peft = PeftModel.from_pretrained(model, str(folders[names[0]]), adapter_name=names[0], autocast_adapter_dtype=False)
+    for name in names[1:]:
+        peft.load_adapter(str(folders[name]), name, autocast_adapter_dtype=False)
+    return peft.eval()
+
+
+def test_four_layers_in_float32_give_peft_s_token_ids(tmp_path):
+    from app.engine.alone import shell_of
+
+    loaded = build(4, torch.float32)
+    plain, peft_base = shell_of(loaded.model), shell_of(loaded.model)
+    engine, adapters, folders = engine_over(loaded, tmp_path)
+    engine.start()
+    wanted = [None, *adapters.values(), None]
+    try:
+        answers = ask(engine, loaded, wanted)
+    finally:
+        engine.close()
+    peft = peft_over(peft_base, folders)
+    for index, (adapter, answer) in enumerate(zip(wanted, answers, strict=True)):
+        if adapter:
+            peft.set_adapter(adapter.name, inference_mode=True)
+        output = generate(peft if adapter else plain, loaded, index)
+        assert output[0, -NEW:].tolist() == answer, (index, adapter and adapter.name)
+    assert len({tuple(answer) for answer in answers}) > 5
+
+
+def test_all_layers_in_bfloat16_are_as_near_to_transformers_as_it_is_to_itself(tmp_path, capsys):
+    """First-token logits: ours against PEFT alone, beside PEFT in a batch of 8 against PEFT alone."""
+    from app.engine.alone import shell_of
+
+    loaded = build(32, torch.bfloat16)
+    peft_base = shell_of(loaded.model)
+    engine, adapters, folders = engine_over(loaded, tmp_path)
+    seen: list[torch.Tensor] = []
+    head = engine.runner._head
+
+    def spy(hidden: torch.Tensor, last: list[int]) -> Any:
+        rows = head(hidden, last)
+        seen.extend(row.float().clone() for row in rows)
+        return rows
+
+    engine.runner._head = spy  # type: ignore[method-assign]
+    engine.start()
+    ours = []
+    try:
+        for index, adapter in enumerate(adapters.values()):
+            seen.clear()
+            ask_one(engine, loaded, adapter, index)
+            ours.append(seen[0])
+    finally:
+        engine.close()
+    peft = peft_over(peft_base, folders)
+    alone = []
+    for index, name in enumerate(adapters):
+        peft.set_adapter(name, inference_mode=True)
+        alone.append(first_logits(peft, loaded, [index]))
+    batch = first_logits(peft, loaded, list(range(8)), adapter_names=list(adapters))
+    errors = [relative(a, b[0]) for a, b in zip(ours, alone, strict=True)]
+    own = [relative(row, b[0]) for row, b in zip(batch, alone, strict=True)]
+    with capsys.disabled():
+        print(f"\nrelative error of logits: engine {max(errors):.2e}, PEFT batch against alone {max(own):.2e}")
+    assert max(errors) < 2 * max(own) + 1e-3
+
+
+def ask_one(engine: Engine, loaded: LoadedModel, adapter: Any, index: int) -> None:
+    clip = make_clip(loaded, index)
+    events: queue.Queue[Any] = queue.Queue()
+    sampling = Sampling(max_new_tokens=1, ignore_eos=True)
+    prompt = tuple(make_prompt(loaded, clip))
+    engine.submit(Request(prompt, (clip,), (Share(adapter),), sampling, events.put))
+    while not isinstance(event := events.get(timeout=120), Done):
+        assert isinstance(event, Token), event
+
+
+@torch.inference_mode()
+def first_logits(model: Any, loaded: LoadedModel, indices: list[int], **options: Any) -> torch.Tensor:
+    clips = [make_clip(loaded, index) for index in indices]
+    ids = torch.tensor([make_prompt(loaded, clip) for clip in clips], device="cuda")
+    mel = torch.stack([clip.mel for clip in clips]).cuda()
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        input_features=mel,
+        feature_attention_mask=torch.ones(len(clips), mel.shape[2], dtype=torch.long, device="cuda"),
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **options,
+    )
+    logits: torch.Tensor = output.logits[0].float()
+    return logits
+
+
+def relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())

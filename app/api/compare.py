@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Request, Response
 
 from app.api.answers import AdapterRef, ComparedAnswer, ComparedError, Comparison, adapter_ref, answer_of, compact
 from app.api.forms import CompareForm
-from app.api.generate import CLIENT_CLOSED_REQUEST, EITHER, ERRORS
+from app.api.generate import CLIENT_CLOSED_REQUEST, RESPONSES
 from app.api.hearing import Heard, hear
 from app.api.problems import problem_of
 from app.api.sse import event, event_stream
@@ -30,7 +30,7 @@ class Entrant:
     outcome: Ticket | OvertoneError
 
 
-@router.post("/compare", response_model=Comparison, response_model_exclude_none=True, responses={200: EITHER} | ERRORS)
+@router.post("/compare", response_model=Comparison, response_model_exclude_none=True, responses=RESPONSES)
 async def compare(
     form: Annotated[CompareForm, Form(media_type="multipart/form-data")],
     http: Request,
@@ -66,7 +66,7 @@ async def compare(
         raise errors[0]
     request_id: str = http.state.request_id
     if form.stream:
-        return event_stream(_all_events(entrants, heard, request_id))
+        return event_stream(*(_events(entrant, heard, request_id) for entrant in entrants))
     try:
         ends = iter(await unless_gone(http, [e.outcome for e in entrants if isinstance(e.outcome, Ticket)]))
     except Disconnected:
@@ -86,27 +86,6 @@ def _answer(
         raise end
     assert isinstance(ticket, Ticket)
     return ComparedAnswer(index=entrant.index, **dict(answer_of(ticket, end, heard)))
-
-
-async def _all_events(entrants: list[Entrant], heard: Heard, request_id: str) -> AsyncIterator[str]:
-    """The events of all, as they come."""
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def forward(entrant: Entrant) -> None:
-        async for line in _events(entrant, heard, request_id):
-            queue.put_nowait(line)
-        queue.put_nowait(None)
-
-    async with asyncio.TaskGroup() as group:
-        for entrant in entrants:
-            group.create_task(forward(entrant))
-        running = len(entrants)
-        while running:
-            line = await queue.get()
-            if line is None:
-                running -= 1
-            else:
-                yield line
 
 
 async def _events(entrant: Entrant, heard: Heard, request_id: str) -> AsyncIterator[str]:

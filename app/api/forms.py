@@ -48,7 +48,12 @@ class AskForm(BaseModel):
     """What `/generate` and `/compare` have in common."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    hints: ClassVar[dict[str, str]] = {"audios": "audio", "file": "audio", "files": "audio", "max_tokens": "max_new_tokens"}
+    hints: ClassVar[dict[str, str]] = {
+        "audios": "audio",
+        "file": "audio",
+        "files": "audio",
+        "max_tokens": "max_new_tokens",
+    }
 
     audio: list[UploadFile] = Field([], max_length=32, description="recordings, in order; none for text only")
     prompt: Text | None = Field(

@@ -24,14 +24,14 @@ data: {"id": 374, "text": "go"}
 event: done
 data: {"id": "req-17", "text": "go forward ten meters", …}
 """
-EITHER = {
+EITHER: dict[str, Any] = {
     "description": "The answer; with `stream=true`, events `token`, then `done` (the whole answer) or `error`.",
     "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
 }
-ERRORS: dict[int | str, dict[str, Any]] = documented(401, 404, 413, 415, 422, 429, 500, 503, 504)
+RESPONSES: dict[int | str, dict[str, Any]] = {200: EITHER, **documented(401, 404, 413, 415, 422, 429, 500, 503, 504)}
 
 
-@router.post("/generate", response_model=Answer, response_model_exclude_none=True, responses={200: EITHER} | ERRORS)
+@router.post("/generate", response_model=Answer, response_model_exclude_none=True, responses=RESPONSES)
 async def generate(
     form: Annotated[GenerateForm, Form(media_type="multipart/form-data")],
     http: Request,

@@ -159,5 +159,3 @@ async def _http_error(request: Request, error: Exception) -> ProblemResponse:
         told.code = "malformed_body"
         told.args = (f"The body cannot be read: {error.detail} Send multipart/form-data, as `curl -F` does.",)
     return problem_response(told, request.scope, error.headers)
-
-

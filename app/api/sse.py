@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -15,27 +15,37 @@ def event(kind: str, data: Any) -> str:
     return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def event_stream(events: AsyncIterator[str]) -> StreamingResponse:
-    """Send events as they come. When the client leaves, the iteration is cancelled."""
+def event_stream(*sources: AsyncIterator[str]) -> StreamingResponse:
+    """Send the events of all sources as they come. When the client leaves, they are cancelled."""
     # no buffering on the way: a token is worth nothing if a proxy holds it back
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_kept_alive(events), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_merged(sources), media_type="text/event-stream", headers=headers)
 
 
-async def _kept_alive(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    waiting: asyncio.Future[str] | None = None
+async def _merged(sources: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def forward(source: AsyncIterator[str]) -> None:
+        try:
+            async for line in source:
+                lines.put_nowait(line)
+        finally:
+            lines.put_nowait(None)
+
+    tasks = [asyncio.create_task(forward(source)) for source in sources]
+    running = len(tasks)
     try:
-        while True:
-            waiting = waiting or asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
-            done, _ = await asyncio.wait((waiting,), timeout=KEEP_ALIVE_S)
-            if not done:
-                yield ": waiting\n\n"
-                continue
+        while running:
             try:
-                yield waiting.result()
-            except StopAsyncIteration:
-                return
-            waiting = None
+                line = await asyncio.wait_for(lines.get(), KEEP_ALIVE_S)
+            except TimeoutError:
+                line = ": waiting\n\n"
+            if line is None:
+                running -= 1
+            else:
+                yield line
+        for task in tasks:
+            task.result()  # raises what nobody expected, so that it is logged
     finally:
-        if waiting is not None:
-            waiting.cancel()
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,254 @@
+"""`/adapters…` and `/unload`: list, add, choose and remove adapters. Registry work runs on worker threads."""
+
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Body, Path, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api import uploads
+from app.api.metrics import Metrics, Usage
+from app.api.problems import documented
+from app.api.state import Ready, State
+from app.api.uploads import Workspace
+from app.engine.engine import Engine
+from app.errors import AdapterNotFound, Conflict
+from app.registry.archive import pack
+from app.registry.manifest import Manifest
+from app.registry.registry import Adapter
+from app.registry.validate import Report
+from app.service import BASE, Service, names_of
+
+router = APIRouter(tags=["adapters"])
+Name = Annotated[str, Path(description="name of the adapter", examples=["nato"])]
+ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}, "description": "The adapter's files"}}
+
+
+class AdapterView(BaseModel):
+    """One adapter as it stands now."""
+
+    name: str = Field(examples=["nato"])
+    status: Literal["ready", "broken"] = Field(description="`broken`: in the folder, but it cannot be served")
+    problems: list[str] = Field([], description="why it is broken")
+    version: int | None = None
+    versions: list[int] = Field([], description="all on disk, for rollback")
+    active: bool = Field(False, description="answers requests that name no adapter")
+    pinned: bool = Field(False, description="never evicted from its slot")
+    residency: Literal["gpu", "host", "disk"] = Field("disk", description="where its weights lie: slot, memory or disk")
+    usage: Usage = Field(default_factory=Usage, description="since start")
+    manifest: Manifest | None = None
+    report: Report | None = Field(None, description="what validation found")
+
+
+class AdapterList(BaseModel):
+    """All adapters in the registry folder."""
+
+    active: str | None = Field(description="adapter of requests that name none; null: the base model")
+    adapters: list[AdapterView]
+
+
+class PinBody(BaseModel):
+    """`{"pinned": false}` unpins."""
+
+    model_config = ConfigDict(extra="forbid")
+    pinned: bool = True
+
+
+class RollbackBody(BaseModel):
+    """`{"version": 2}`; without it, the version before."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: int | None = None
+
+
+class UnloadBody(BaseModel):
+    """`{"adapter": "nato"}` unloads that one alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    adapter: str | None = None
+
+
+class Selected(BaseModel):
+    """What requests that name no adapter get from now on."""
+
+    active: str | None
+
+
+class Removed(BaseModel):
+    """The adapter that is no longer served; its files stay in the registry's history."""
+
+    removed: str
+    active: str | None
+
+
+class Unloaded(BaseModel):
+    """The base model's weights, read again after unloading."""
+
+    active: str | None
+    freed: list[str] = Field(description="adapters (name@version) whose slots are free now", examples=[["nato@1"]])
+    fingerprint: str = Field(description="of the base weights now")
+    fingerprint_at_start: str
+    unchanged: bool = Field(description="the two are equal: not one bit of the base has changed")
+
+
+@router.get("/adapters", responses=documented(401, 503))
+def list_adapters(service: Ready, state: State) -> AdapterList:
+    """All adapters, broken ones with the reasons: `curl localhost:8000/adapters`."""
+    views = [view(service, state.metrics, adapter) for adapter in service.registry.all()]
+    broken = [_broken(name, problems) for name, problems in service.registry.broken().items()]
+    return AdapterList(active=service.active, adapters=sorted(views + broken, key=lambda entry: entry.name))
+
+
+@router.get("/adapters/{name}", responses=documented(401, 404, 422, 503))
+def get_adapter(name: Name, service: Ready, state: State) -> AdapterView:
+    """One adapter with manifest, validation report, versions and use: `curl localhost:8000/adapters/nato`."""
+    problems = service.registry.broken().get(name)
+    if problems is not None:
+        return _broken(name, problems)
+    return view(service, state.metrics, service.registry.get(name))
+
+
+@router.post(
+    "/adapters",
+    status_code=201,
+    responses=documented(401, 403, 409, 413, 422, 503),
+    openapi_extra={"requestBody": uploads.BODY},
+)
+async def add_adapter(request: Request, folder: Workspace, service: Ready, state: State) -> AdapterView:
+    """Add an adapter. It is validated against the base model before it gets its name.
+
+    ```sh
+    curl localhost:8000/adapters -F name=nato -F file=@nato.zip
+    curl localhost:8000/adapters -F name=nato -F file=@adapter_config.json -F file=@adapter_model.safetensors
+    curl localhost:8000/adapters --json '{"name": "nato", "source": "hf://my-org/qwen2-audio-nato"}'
+    ```
+    """
+    asked = await uploads.receive(request, folder, state.settings)
+
+    def publish() -> AdapterView:
+        adapter = service.registry.publish(folder, asked.name, replace=asked.replace)
+        return view(service, state.metrics, adapter)
+
+    return await to_thread.run_sync(publish)
+
+
+@router.delete("/adapters/{name}", responses=documented(401, 403, 404, 422, 503))
+def remove_adapter(name: Name, service: Ready) -> Removed:
+    """Take an adapter out of service: `curl -X DELETE localhost:8000/adapters/nato`.
+
+    Running requests end on what they began with.
+    """
+    known = {*service.registry.names(), *service.registry.broken()}
+    if name not in known:  # asked here, since a name that is none (`..`) must not reach the file system
+        raise AdapterNotFound(name, known)
+    service.registry.remove(name)
+    if service.active and name in names_of(service.active):
+        service.active = None
+    _pin(service.engine, name, False)
+    service.engine.free_slots(name).result()
+    return Removed(removed=name, active=service.active)
+
+
+@router.post("/adapters/{name}/select", responses=documented(401, 403, 404, 422, 503))
+def select_adapter(name: Name, service: Ready) -> Selected:
+    """Answer requests that name no adapter with this one: `curl -X POST localhost:8000/adapters/nato/select`.
+
+    A mix (`a:0.7,b:0.3`) can be selected too; `base` selects none.
+    """
+    service.shares(name)
+    service.active = None if name == BASE else name
+    return Selected(active=service.active)
+
+
+@router.post("/adapters/{name}/pin", responses=documented(401, 403, 404, 409, 422, 503))
+def pin_adapter(
+    name: Name, service: Ready, state: State, body: Annotated[PinBody | None, Body()] = None
+) -> AdapterView:
+    """Keep an adapter in its slot, once it has one, or with `{"pinned": false}` no longer.
+
+    `curl -X POST localhost:8000/adapters/nato/pin`
+    """
+    adapter = service.registry.get(name)
+    _pin(service.engine, name, (body or PinBody()).pinned)
+    return view(service, state.metrics, adapter)
+
+
+@router.post("/adapters/{name}/rollback", responses=documented(401, 403, 404, 422, 503))
+def roll_back_adapter(
+    name: Name, service: Ready, state: State, body: Annotated[RollbackBody | None, Body()] = None
+) -> AdapterView:
+    """Make an older version current again: `curl -X POST localhost:8000/adapters/nato/rollback`."""
+    adapter = service.registry.rollback(name, (body or RollbackBody()).version)
+    return view(service, state.metrics, adapter)
+
+
+@router.get("/adapters/{name}/download", response_class=FileResponse, responses=ZIP | documented(401, 404, 422, 503))
+def download_adapter(name: Name, folder: Workspace, service: Ready) -> FileResponse:
+    """The current version as a zip: `curl -OJ localhost:8000/adapters/nato/download`."""
+    adapter = service.registry.get(name)
+    target = folder / f"{adapter.name}-{adapter.version}.zip"
+    with target.open("wb") as file:
+        pack(service.registry.folder(adapter), file)
+    return FileResponse(target, media_type="application/zip", filename=target.name)
+
+
+@router.post("/unload", responses=documented(401, 403, 404, 422, 503))
+def unload(service: Ready, body: Annotated[UnloadBody | None, Body()] = None) -> Unloaded:
+    """Back to the base model: no adapter is active, the slots are free: `curl -X POST localhost:8000/unload`.
+
+    Running requests end on what they began with; a slot in use is freed once it is no longer wanted.
+    """
+    freed, fingerprint = service.unload((body or UnloadBody()).adapter)
+    return Unloaded(
+        active=service.active,
+        freed=freed,
+        fingerprint=fingerprint,
+        fingerprint_at_start=service.fingerprint,
+        unchanged=fingerprint == service.fingerprint,
+    )
+
+
+def view(service: Service, metrics: Metrics, adapter: Adapter) -> AdapterView:
+    """Everything known of an adapter at this moment."""
+    slots = service.engine.residency.slots
+    return AdapterView(
+        name=adapter.name,
+        status="ready",
+        version=adapter.version,
+        versions=service.registry.versions(adapter.name),
+        active=service.active is not None and adapter.name in names_of(service.active),
+        pinned=adapter.name in slots.pinned,
+        residency=_residency(service.engine, adapter),
+        usage=metrics.usage.get(adapter.name, Usage()),
+        manifest=adapter.manifest,
+        report=adapter.report,
+    )
+
+
+def _broken(name: str, problems: list[str]) -> AdapterView:
+    return AdapterView(name=name, status="broken", problems=problems)
+
+
+def _residency(engine: Engine, adapter: Adapter) -> Literal["gpu", "host", "disk"]:
+    if engine.residency.slots.get(adapter.uid):
+        return "gpu"
+    return "host" if engine.residency.host.holds(adapter.uid) else "disk"
+
+
+def _pin(engine: Engine, name: str, pinned: bool) -> None:
+    """Set or clear a pin between two steps; one slot at least stays free of pins, for all others."""
+    slots = engine.residency.slots
+
+    def work() -> None:
+        if not pinned:
+            slots.pinned.discard(name)
+        elif len(slots.pinned | {name}) >= slots.max_resident:
+            raise Conflict(
+                f"{len(slots.pinned)} of {slots.max_resident} slots are pinned and one must stay free; unpin another, "
+                "or raise OVERTONE_MAX_RESIDENT."
+            )
+        else:
+            slots.pinned.add(name)
+
+    engine.call(work).result()

@@ -1,0 +1,142 @@
+"""An adapter on its way in: a multipart upload or a JSON `source`, brought into a temporary folder."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from app.api.problems import InvalidFields
+from app.errors import BadRequest
+from app.registry.archive import ArchiveLimits, unpack
+from app.registry.manifest import FILE
+from app.registry.sources import fetch
+from app.registry.weights import CONFIG, WEIGHTS
+from app.settings import Settings
+
+FILES = (CONFIG, WEIGHTS, FILE)
+
+
+class NewAdapter(BaseModel):
+    """`POST /adapters` as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(examples=["nato"])
+    source: str = Field(
+        min_length=1,
+        description="a Hub id, an fsspec URL, or a folder under OVERTONE_ADAPTER_ROOTS",
+        examples=["hf://my-org/qwen2-audio-nato"],
+    )
+    replace: bool = Field(False, description="make it the next version if the name is taken")
+
+
+class _Fields(BaseModel):
+    """The text fields of the multipart form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    replace: bool = False
+
+
+class Uploaded(BaseModel):
+    """What was asked for; the files lie in the folder by now."""
+
+    name: str
+    replace: bool
+
+
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["name", "file"],
+                "properties": {
+                    "name": {"type": "string", "examples": ["nato"]},
+                    "file": {
+                        "type": "array",
+                        "items": {"type": "string", "format": "binary"},
+                        "description": f"one .zip or .tar.gz, or {CONFIG} and {WEIGHTS}",
+                    },
+                    "replace": {"type": "boolean", "default": False},
+                },
+            }
+        },
+        "application/json": {"schema": NewAdapter.model_json_schema()},
+    },
+}
+
+
+def _workspace() -> Iterator[Path]:
+    """A folder that lives until the response has been sent."""
+    with tempfile.TemporaryDirectory(prefix="overtone-") as folder:
+        yield Path(folder)
+
+
+Workspace = Annotated[Path, Depends(_workspace)]
+
+
+def receive_json(body: bytes, folder: Path, settings: Settings) -> Uploaded:
+    """Fetch the named source into ``folder``. Blocking."""
+    try:
+        wanted = NewAdapter.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _invalid(error) from None
+    fetch(
+        wanted.source,
+        folder,
+        roots=settings.adapter_roots,
+        prefixes=settings.adapter_sources,
+        limits=_limits(settings),
+    )
+    return Uploaded(name=wanted.name, replace=wanted.replace)
+
+
+def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
+    """Bring the uploaded files into ``folder``. Blocking."""
+    uploads = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
+    try:
+        wanted = _Fields.model_validate({key: value for key, value in form.items() if key != "file"})
+    except ValidationError as error:
+        raise _invalid(error) from None
+    names = [upload.filename or "" for upload in uploads]
+    if uploads and set(names) <= set(FILES):
+        for name, upload in zip(names, uploads, strict=True):
+            with (folder / name).open("wb") as target:
+                shutil.copyfileobj(upload.file, target)
+    elif len(uploads) == 1:
+        unpack(uploads[0].file, names[0], folder, _limits(settings))
+    else:
+        raise InvalidFields(f"file: send one .zip or .tar.gz, or the two files {CONFIG} and {WEIGHTS}.", ["file"])
+    return Uploaded(name=wanted.name, replace=wanted.replace)
+
+
+async def receive(request: Request, folder: Path, settings: Settings) -> Uploaded:
+    """What a request brings, by its content type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return await to_thread.run_sync(receive_json, await request.body(), folder, settings)
+    if kind != "multipart/form-data":
+        raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")
+    async with request.form(max_files=8, max_fields=8) as form:  # parts beyond 1 MB lie on disk
+        return await to_thread.run_sync(receive_form, form, folder, settings)
+
+
+def _limits(settings: Settings) -> ArchiveLimits:
+    return ArchiveLimits(max_bytes=settings.max_adapter_mb << 20)
+
+
+def _invalid(error: ValidationError) -> InvalidFields:
+    entries = error.errors()
+    fields = [".".join(map(str, entry["loc"])) or "body" for entry in entries]
+    return InvalidFields(
+        " ".join(f"{field}: {entry['msg']}." for field, entry in zip(fields, entries, strict=True)), fields
+    )

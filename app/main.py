@@ -1,0 +1,122 @@
+"""The HTTP service: `create_app` builds it without loading a model, `serve` runs it."""
+
+import asyncio
+import logging
+import math
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import Depends, FastAPI
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.middleware import Middleware
+
+from app import __version__
+from app.api import adapters, compare, generate, health, problems
+from app.api.auth import ApiKeys
+from app.api.limits import BodyLimit
+from app.api.metrics import CountResponses
+from app.api.problems import Faults
+from app.api.request_ids import RequestIds
+from app.api.state import AppState, stop
+from app.errors import NotReady
+from app.settings import Settings
+
+DESCRIPTION = """
+One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
+
+1. `POST /generate` with a recording and a prompt; `adapter` names an adapter, a mix, or `base`.
+2. `GET /adapters` lists them; `POST /adapters` adds one; a folder dropped into the registry appears by itself.
+3. `POST /unload` goes back to the bare base model and proves it by a fingerprint.
+
+Errors are `application/problem+json` (RFC 9457): match on `code`, read `detail` for what to do, and quote
+`instance`, the request's id, which is also in the `X-Request-Id` header.
+"""
+TAGS = [
+    {"name": "generate", "description": "Ask about audio."},
+    {"name": "adapters", "description": "List, add, choose and remove adapters."},
+    {"name": "health", "description": "For orchestrators and monitoring."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app, without a model: that is loaded, and closed, by its lifespan."""
+    settings = settings or Settings()
+    state = AppState(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(state.run())
+        yield
+        state.draining = True
+        await stop(running)
+        await state.close()
+
+    app = FastAPI(
+        title="Overtone",
+        version=__version__,
+        summary="One resident Qwen2-Audio model, many LoRA adapters, chosen per request.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+        # outermost first
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(CountResponses, metrics=state.metrics),
+            Middleware(Faults),
+            Middleware(ApiKeys, settings=settings),
+            Middleware(BodyLimit, max_bytes=settings.max_upload_mb << 20),
+        ],
+    )
+    app.state.overtone = state
+    problems.install(app)
+    guarded = bool(settings.api_keys or settings.admin_keys)
+    # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
+    keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    app.include_router(health.router)
+    for router in (generate.router, compare.router, adapters.router):
+        app.include_router(router, dependencies=keys if guarded else [])
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; running requests may end within `drain_seconds`.
+
+    Raises NotReady when the model cannot be loaded.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings)
+    state: AppState = app.state.overtone
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+    )
+    server = _Server(config, state)
+    state.on_failure = server.stop
+    server.run()
+    if state.failure is not None:
+        raise NotReady(f"The model {settings.model!r} could not be loaded: {state.failure}") from state.failure
+
+
+class _Server(uvicorn.Server):
+    """Drains on the first signal: running requests end, new ones get 503. A second SIGINT ends at once.
+
+    uvicorn itself would raise the signal again once it has shut down, which hides a clean exit.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: AppState) -> None:
+        super().__init__(config)
+        self._state = state
+
+    def stop(self) -> None:
+        self._state.draining = self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.stop()

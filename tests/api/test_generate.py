@@ -1,0 +1,151 @@
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from tests.api.conftest import Running, ask, audio, events_of, wav
+from tests.support import tone
+
+
+async def test_answer_tells_everything(client: httpx.AsyncClient) -> None:
+    answer = await ask(client, adapter="alpha", prompt="hello")
+    assert set(answer) == {"id", "text", "adapter", "finish_reason", "usage", "audio", "timings_ms", "seed"}
+    assert answer["adapter"] == {"name": "alpha", "version": 1}
+    assert answer["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 8
+    assert answer["usage"]["audio_tokens"] == 12  # half a second: 50 frames
+    assert answer["usage"]["prompt_tokens"] > 12
+    (receipt,) = answer["audio"]
+    assert (receipt["sample_rate"], receipt["channels"], receipt["seconds_used"]) == (16000, 1, 0.5)
+    timings = answer["timings_ms"]
+    assert set(timings) == {"queue", "activation", "audio", "prefill", "ttft", "decode", "total"}
+    assert timings["total"] >= timings["ttft"] >= timings["audio"] > 0
+
+
+async def test_adapters_differ_and_base_comes_back(client: httpx.AsyncClient) -> None:
+    base = await ask(client, adapter="base")
+    assert base["adapter"] == {"name": "base"}
+    alpha, beta = await asyncio.gather(ask(client, adapter="alpha"), ask(client, adapter="beta"))
+    assert len({base["text"], alpha["text"], beta["text"]}) == 3
+    assert (await ask(client))["text"] == base["text"]
+
+
+async def test_mix(client: httpx.AsyncClient) -> None:
+    answer = await ask(client, adapter="alpha:0.7,beta:0.3")
+    assert answer["adapter"] == {
+        "name": "alpha:0.7,beta:0.3",
+        "mix": [{"name": "alpha", "version": 1, "weight": 0.7}, {"name": "beta", "version": 1, "weight": 0.3}],
+    }
+
+
+async def test_stream_says_the_same(client: httpx.AsyncClient) -> None:
+    whole = await ask(client, adapter="alpha")
+    response = await client.post(
+        "/generate", data={"max_new_tokens": "8", "adapter": "alpha", "stream": "true"}, files=audio()
+    )
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *tokens, (kind, done) = events_of(response.text)
+    assert kind == "done"
+    assert {kind for kind, _ in tokens} == {"token"}
+    assert "".join(data["text"] for _, data in tokens) == done["text"] == whole["text"]
+    assert done["usage"] == whole["usage"]
+
+
+async def test_seed_is_told_and_repeats_the_answer(client: httpx.AsyncClient) -> None:
+    first = await ask(client, temperature="1.5")
+    again = await ask(client, temperature="1.5", seed=str(first["seed"]))
+    other = await ask(client, temperature="1.5", seed=str(first["seed"] + 1))
+    assert again["text"] == first["text"] != other["text"]
+
+
+async def test_text_only_and_stop(client: httpx.AsyncClient) -> None:
+    response = await client.post("/generate", data={"prompt": "hi", "max_new_tokens": "8"})
+    answer = response.json()
+    assert answer["audio"] == []
+    assert answer["usage"]["audio_tokens"] == 0
+    stop = answer["text"][2:4]
+    stopped = (await client.post("/generate", data={"prompt": "hi", "max_new_tokens": "8", "stop": stop})).json()
+    assert stopped["text"] == answer["text"][: answer["text"].index(stop)]
+    assert stopped["finish_reason"] == "stop"
+
+
+async def test_messages_are_rendered_like_prompt_and_system(client: httpx.AsyncClient) -> None:
+    plain = await client.post(
+        "/generate", data={"prompt": "hello", "system": "Be brief.", "max_new_tokens": "8"}, files=audio()
+    )
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "audio", "index": 0}, {"type": "text", "text": "hello"}]},
+    ]
+    asked = await client.post("/generate", data={"messages": json.dumps(turns), "max_new_tokens": "8"}, files=audio())
+    assert asked.json()["text"] == plain.json()["text"]
+    assert asked.json()["usage"] == plain.json()["usage"]
+
+
+async def test_several_recordings_have_several_receipts(client: httpx.AsyncClient) -> None:
+    files = audio(wav(tone(300, 0.4))) + audio(wav(tone(200, 3.0), kind="FLAC"), "long.flac")
+    answer = (await client.post("/generate", data={"max_new_tokens": "4"}, files=files)).json()
+    assert [receipt["container"] for receipt in answer["audio"]] == ["WAV", "FLAC"]
+    assert answer["audio"][1]["seconds_used"] == 3.0  # longer than the two-second window: split, not cut
+
+
+@pytest.mark.parametrize("adapters", [["base,alpha,alpha:0.5+beta:0.5"], ["base", "alpha", "alpha:0.5+beta:0.5"]])
+async def test_compare(client: httpx.AsyncClient, adapters: list[str]) -> None:
+    alone = [await ask(client, adapter=name) for name in ("base", "alpha", "alpha:0.5,beta:0.5")]
+    response = await client.post("/compare", data={"adapters": adapters, "max_new_tokens": "8"}, files=audio())
+    answers = response.json()["answers"]
+    assert [answer["index"] for answer in answers] == [0, 1, 2]
+    assert [answer["text"] for answer in answers] == [answer["text"] for answer in alone]
+    assert [answer["adapter"] for answer in answers] == [answer["adapter"] for answer in alone]
+
+
+async def test_compare_gives_an_error_in_its_place(client: httpx.AsyncClient) -> None:
+    fields = {"adapters": "base,nobody,alpha", "max_new_tokens": "4"}
+    response = await client.post("/compare", data=fields, files=audio())
+    base, nobody, alpha = response.json()["answers"]
+    assert response.status_code == 200
+    assert "text" in base
+    assert "text" in alpha
+    assert nobody["adapter"]["name"] == "nobody"
+    assert nobody["error"]["code"] == "adapter_not_found"
+    streamed = await client.post("/compare", data=fields | {"stream": "true"}, files=audio())
+    ends = {data["index"]: (kind, data) for kind, data in events_of(streamed.text) if kind != "token"}
+    assert [ends[index][0] for index in range(3)] == ["done", "error", "done"]
+    assert ends[0][1]["text"] == base["text"]
+    assert ends[1][1]["error"]["code"] == "adapter_not_found"
+    failed = await client.post("/compare", data={"adapters": "no,nobody"}, files=audio())
+    assert failed.status_code == 404
+
+
+async def test_compare_hears_the_audio_once(client: httpx.AsyncClient) -> None:
+    engine = client.app.state.overtone.service.engine
+    before = engine.runner.encoder.misses
+    await client.post(
+        "/compare", data={"adapters": "base,alpha,beta", "max_new_tokens": "2"}, files=audio(wav(tone(777, 0.6)))
+    )
+    assert engine.runner.encoder.misses == before + 1
+
+
+async def test_queue_full_says_when_to_come_back(running: Running) -> None:
+    async with running(max_queue=1, max_batch=1, max_context=2048) as client:
+        asks = [
+            client.post("/generate", data={"prompt": "hi", "max_new_tokens": "200", "stop": "\x00"}) for _ in range(8)
+        ]
+        responses = await asyncio.gather(*asks)
+        refused = [response for response in responses if response.status_code == 429]
+        assert refused
+        assert refused[0].headers["retry-after"] == "1"
+        assert refused[0].json()["code"] == "queue_full"
+        assert [r.status_code for r in responses].count(200) >= 2
+        assert (await ask(client))["text"]
+
+
+async def test_deadline(running: Running) -> None:
+    async with running(request_seconds=0.001) as client:
+        response = await client.post("/generate", data={"max_new_tokens": "200"}, files=audio())
+        assert response.status_code == 504
+        assert response.json()["code"] == "deadline_exceeded"
+        streamed = await client.post("/generate", data={"max_new_tokens": "200", "stream": "true"}, files=audio())
+        assert events_of(streamed.text)[-1][0] == "error"
+        assert events_of(streamed.text)[-1][1]["code"] == "deadline_exceeded"

@@ -1,0 +1,150 @@
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+from tests.api.conftest import Running, ask, client_of, ready
+
+
+async def samples(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
+    """(name, value of the adapter label) -> value"""
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    families = text_string_to_metric_families(response.text)
+    return {(s.name, s.labels.get("adapter", "")): s.value for family in families for s in family.samples}
+
+
+async def test_ready_tells_what_is_served(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health")).json()["status"] == "ok"
+    told = (await client.get("/ready")).json()
+    assert (told["model"], told["device"], told["dtype"]) == ("random-tiny", "cpu", "float32")
+    assert (told["adapters"], told["broken_adapters"], told["max_context"]) == (2, 0, 512)
+    assert told["memory"]["kv_tokens"] > 512
+    assert len(told["fingerprint"]) == 64
+
+
+async def test_alive_but_not_ready_while_loading(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, real = threading.Event(), Service.open
+
+    def slow(chosen: Settings) -> Service:
+        go_on.wait(30)
+        return real(chosen)
+
+    monkeypatch.setattr(Service, "open", slow)
+    app = create_app(settings(tmp_path))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/health")).status_code == 200
+        for method, path in [("GET", "/ready"), ("GET", "/adapters"), ("POST", "/unload")]:
+            response = await client.request(method, path)
+            assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+            assert "loaded" in response.json()["detail"]
+        assert (await client.post("/generate", data={"prompt": "x"})).status_code == 503
+        assert (await client.get("/metrics")).status_code == 200
+        go_on.set()
+        await ready(client)
+        await ask(client)
+
+
+async def test_closing_while_loading_closes_the_engine(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path))
+    async with app.router.lifespan_context(app):
+        await asyncio.sleep(0)
+    state = app.state.overtone
+    assert not state.service.engine._thread.is_alive()
+
+
+async def test_a_model_that_cannot_be_loaded(
+    settings: Callable[..., Settings], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = asyncio.Event()
+    (tmp_path / "empty").mkdir()
+    app = create_app(settings(tmp_path, model=str(tmp_path / "empty")))
+    app.state.overtone.on_failure = stopped.set
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await asyncio.wait_for(stopped.wait(), 30)
+        response = await client.get("/ready")
+        assert response.status_code == 503
+        assert "could not be loaded" in response.json()["detail"]
+        assert "empty" not in response.text
+    assert "could not be opened" in caplog.text
+
+
+async def test_metrics(running: Running) -> None:
+    async with running() as client:
+        await ask(client, adapter="alpha")
+        await ask(client, adapter="alpha")
+        await ask(client)
+        await ask(client, adapter="alpha:0.5,beta:0.5")
+        await client.post("/generate", data={"adapter": "nobody", "prompt": "x"})
+        await client.get("/nowhere/at/all")
+        found = await samples(client)
+        assert found["overtone_ttft_seconds_count", "alpha"] == 2
+        assert found["overtone_request_seconds_count", "base"] == 1
+        assert found["overtone_inter_token_seconds_count", "mix"] == 1
+        assert found["overtone_audio_seconds_total", "alpha"] == 1.0
+        assert found["overtone_completion_tokens_total", "base"] > 0
+        assert found["overtone_prompt_tokens_total", "base"] > 12
+        assert found["overtone_adapter_cold_loads_total", ""] == 2
+        assert found["overtone_slots_used", ""] == 2
+        assert found["overtone_encoder_cache_misses_total", ""] == 1
+        assert found["overtone_encoder_cache_hits_total", ""] == 3
+        assert found["overtone_queue_depth", ""] == found["overtone_running_sequences", ""] == 0
+        assert found["overtone_kv_pages_used", ""] == 0
+        assert ("overtone_requests_total", "nobody") not in found
+        text = (await client.get("/metrics")).text
+        assert 'overtone_http_responses_total{route="/generate",status="404"} 1.0' in text
+        assert 'overtone_http_responses_total{route="none",status="404"} 1.0' in text
+        assert "nowhere" not in text
+
+
+async def test_request_ids(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health", headers={"X-Request-Id": "mine-1"})).headers["x-request-id"] == "mine-1"
+    for forged in ("a b", "x" * 200, ""):
+        made = (await client.get("/health", headers={"X-Request-Id": forged})).headers["x-request-id"]
+        assert made != forged
+        assert len(made) == 16
+
+
+async def test_what_nobody_expected(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("secret internals")
+
+    async with running() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Service, "shares", broken)
+            response = await client.post("/generate", data={"prompt": "x"}, headers={"X-Request-Id": "find-me"})
+        assert response.status_code == 500
+        assert response.json()["code"] == "internal_error"
+        assert response.headers["x-request-id"] == response.json()["instance"] == "find-me"
+        assert "secret" not in response.text
+        assert any("find-me" in r.getMessage() and r.levelno == logging.ERROR for r in caplog.records)
+        await ask(client)
+
+
+async def test_every_route_is_documented(client: httpx.AsyncClient) -> None:
+    told = (await client.get("/openapi.json")).json()
+    assert "Problem" in told["components"]["schemas"]
+    assert "HTTPValidationError" not in told["components"]["schemas"]
+    for path, methods in told["paths"].items():
+        for method, operation in methods.items():
+            assert operation["tags"], path
+            assert operation["description"], path
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+    form = told["paths"]["/generate"]["post"]["requestBody"]["content"]
+    assert list(form) == ["multipart/form-data"]
+    assert (await client.get("/docs")).status_code == 200

@@ -13,6 +13,7 @@ from app.engine.request import Done, Event, Failed, Sampling
 from app.service import Service
 
 _seeds = itertools.count(1_000)  # a clip of its own for every request: the encoder cache stays out of it
+MOST_TURNS = 8  # more turns take longer and tell nothing new
 Run = Callable[[Case, int], None]
 
 
@@ -49,7 +50,8 @@ def run_engine(service: Service, case: Case, new_tokens: int) -> None:
 def systems(service: Service, baselines: Baselines, case: Case) -> Iterator[tuple[str, Run]]:
     """The systems that can serve a case, the slowest first."""
     if case.adapters:
-        yield "PEFT set_adapter by turns", baselines.peft_by_turns
+        if case.requests <= MOST_TURNS:
+            yield "PEFT set_adapter by turns", baselines.peft_by_turns
         yield "PEFT mixed batch", baselines.peft_mixed
     else:
         yield "transformers", baselines.transformers

@@ -71,7 +71,8 @@ def _run(
         count = max(1, *(case.adapters for case in cases))
         adapters = write_adapters(loaded, Path(folder) / "made", count)
         baselines = Baselines(loaded, adapters)
-        service = Service.over(settings.model_copy(update={"adapters": Path(folder) / "registry"}), loaded)
+        changes = {"adapters": Path(folder) / "registry", "kv_gb": _cache_gb(loaded, cases, new_tokens)}
+        service = Service.over(settings.model_copy(update=changes), loaded)
         try:
             for name, made in adapters.items():
                 service.registry.publish(made, name)
@@ -82,6 +83,16 @@ def _run(
         finally:
             service.close()
     return results, _title(loaded, new_tokens)
+
+
+def _cache_gb(loaded: "LoadedModel", cases: "tuple[Case, ...]", new_tokens: int) -> float:
+    """Room for the largest case and no more: the baselines want memory too."""
+    from app.bench.workload import make_clip, make_prompt
+    from app.engine.kv_cache import PagedCache
+
+    longest = len(make_prompt(loaded, make_clip(loaded, 0))) + new_tokens + 16
+    token_bytes = PagedCache.token_bytes(loaded.model.config.get_text_config(), loaded.dtype)
+    return max(case.requests for case in cases) * longest * token_bytes / 1e9
 
 
 def _load(settings: "Settings", size: str | None) -> "LoadedModel":
@@ -111,8 +122,8 @@ def _table(results: "list[Result]", title: str) -> Table:
     """One row a system and case; the ratio is to the first system of the same case."""
     table = Table(title=title)
     for column in ("requests", "adapters", "system"):
-        table.add_column(column)
-    for column in ("first token of all, ms", "decode tok/s", "whole tok/s", "ratio"):
+        table.add_column(column, no_wrap=True)
+    for column in ("first ms", "decode tok/s", "whole tok/s", "ratio"):
         table.add_column(column, justify="right")
     case: Any = None
     slowest = 1.0

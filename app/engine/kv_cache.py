@@ -114,16 +114,29 @@ def paged_attention(
     gqa = query.shape[1] != key.shape[1]
     outputs = []
     if layout.decode:
-        own_keys = key[layout.gather].transpose(1, 2)  # [decode, kv heads, longest, head dim]
-        own_values = value[layout.gather].transpose(1, 2)
+        own_keys, own_values = _gather(key, layout.gather), _gather(value, layout.gather)
         rows = queries[: layout.decode, :, None]
         attended = F.scaled_dot_product_attention(
             rows, own_keys, own_values, attn_mask=layout.mask, scale=scaling, enable_gqa=gqa
         )
         outputs.append(attended[:, :, 0])
     for span in layout.spans:
-        outputs.append(_prefill(queries[span.first : span.last], key[span.slots], value[span.slots], scaling, gqa))
+        outputs.append(
+            _prefill(
+                queries[span.first : span.last],
+                key.index_select(0, span.slots),
+                value.index_select(0, span.slots),
+                scaling,
+                gqa,
+            )
+        )
     return torch.cat(outputs)[None], None
+
+
+def _gather(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """Slots [rows, longest] of a layer's cache as [rows, kv heads, longest, head dim]."""
+    rows, longest = slots.shape
+    return cache.index_select(0, slots.view(-1)).view(rows, longest, *cache.shape[1:]).transpose(1, 2)
 
 
 def _prefill(

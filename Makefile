@@ -1,0 +1,67 @@
+# Every target sets itself up: only make and Python 3.11 or 3.12 have to be there.
+#
+#   make demo     start the service, ask it with and without an adapter, show the answers
+#   make test     all tests                      make check    lint, format, types
+#   make serve    keep the service running       make format   rewrite the code as `check` wants it
+#   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
+#
+# On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
+# package index named in PIP_EXTRA_INDEX_URL (see pytorch.org, "Get Started").
+
+SHELL := /bin/sh
+# The torch that `make lock` pins.
+TORCH := torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+# The first that runs (a version manager's shim may exist and fail), is in range and can make a venv.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
+	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
+
+.PHONY: demo test check serve format lock
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	@$(BIN)/overtone demo
+
+test: $(STAMP)
+	$(BIN)/pytest -q
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(STAMP)
+	@$(BIN)/overtone serve
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { \
+		echo "Overtone needs Python 3.11 or 3.12 with its venv module; none was found on PATH."; \
+		echo "Install one (Debian, Ubuntu: apt install python3-venv) or name it: make PYTHON=/path/to/python3.12"; \
+		exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): some minutes, once."
+	@$(BIN)/python -c 'import pip' >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+# Local labels such as 2.13.0+cpu are cut, so that one lock serves CPU and CUDA machines.
+lock:
+	@test -n "$(PYTHON)" || { echo "No suitable Python; see 'make demo'."; exit 1; }
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	{ echo "# Exact versions for '.[dev]' on CPU and CUDA alike; renewed by 'make lock'."; \
+	  build/lock/bin/python -m pip freeze --exclude-editable --exclude setuptools | sed 's/+[A-Za-z0-9.]*$$//' \
+	  | grep -v -E '^(nvidia|cuda|triton)'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf build/lock
+

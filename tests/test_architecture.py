@@ -1,0 +1,128 @@
+"""The arrows between the rooms, and what importing a module may not do."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each room and the rooms it may import; `errors` may be imported by all.
+ALLOWED = {
+    "app.errors": set(),
+    "app.settings": set(),
+    "app.audio": set(),
+    "app.model": {"app.audio"},
+    "app.registry": {"app.model"},
+    "app.engine": {"app.audio", "app.model", "app.registry"},
+    "app.service": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings"},
+    "app.bench": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
+    "app.api": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
+    "app.main": {
+        "app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service", "app.api",
+    },
+    "app.cli": {
+        "app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service", "app.main",
+        "app.bench",
+    },
+    "training": {"app.audio", "app.model", "app.registry", "app.settings"},
+}  # fmt: skip
+TORCH_FREE = ("scheduler", "slots", "pages", "text", "stats")
+# Run in a fresh interpreter: any attempt to use what is forbidden ends it.
+PROBE = """
+import sys
+
+def refuse(what):
+    def call(*_, **__):
+        sys.exit(f"importing {sys.argv[1]} touched {what}")
+    return call
+
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        refuse("the network")()
+
+sys.addaudithook(hook)
+import importlib, torch
+torch.cuda.init = torch.cuda._lazy_init = refuse("the GPU")
+import app.settings
+app.settings.Settings.__init__ = refuse("the environment")
+for name in sys.argv[1].split(","):
+    importlib.import_module(name)
+threads = __import__("threading").active_count()
+sys.exit(f"importing started threads: {threads}" if threads > 1 else 0)
+"""
+
+
+def modules(*tops: str) -> dict[str, Path]:
+    found = {}
+    for top in tops:
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, everywhere: bool = True) -> set[str]:
+    """The modules that a file imports; with ``everywhere`` also inside functions."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    """`app.engine.slots` -> `app.engine`; everything under training is one room."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "training" else ".".join(parts[:2])
+
+
+@pytest.mark.parametrize("module", sorted(modules("app", "training")))
+def test_lower_rooms_never_import_upper_ones(module: str) -> None:
+    own = room(module)
+    if own == "app":
+        return
+    assert own in ALLOWED, f"give the new room {own} its place in ALLOWED"
+    for imported in imports(modules("app", "training")[module]):
+        other = room(imported)
+        if other in ALLOWED and other not in {own, "app.errors"}:
+            assert other in ALLOWED[own], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_policy_modules_import_no_torch(name: str) -> None:
+    found = {imported.partition(".")[0] for imported in imports(ROOT / "app" / "engine" / f"{name}.py")}
+    assert not found & {"torch", "transformers", "peft"}
+
+
+def test_settings_is_the_only_reader_of_the_environment() -> None:
+    for module, path in modules("app").items():
+        if module == "app.settings":
+            continue
+        source = path.read_text()
+        assert not re.search(r"\b(environ|getenv|envvar)\b", source), module
+
+
+def test_importing_touches_no_gpu_network_or_thread() -> None:
+    names = [name for name in modules("app") if name != "app.cli.__main__"]
+    command = [sys.executable, "-c", PROBE, ",".join(names)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, app.cli.main; "
+        "sys.exit(','.join(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'torch', 'transformers', 'peft', 'fastapi', 'httpx', 'pydantic', 'numpy'})) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"imported at once: {done.stderr}"

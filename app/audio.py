@@ -19,7 +19,7 @@ Samples = npt.NDArray[np.float32]
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
 SILENT_DBFS = -60.0  # RMS below it counts as silence
 FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
-BLOCK_SECONDS = 10  # decoded at a time
+BLOCKS_PER_SECOND = 4  # decoded at a time; of a damaged file, what lies before the block is kept
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
 
 
@@ -79,11 +79,8 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
         raise AudioError(f"The audio file{named} is empty; send a recording as {FORMATS}.")
     if len(data) > limits.max_bytes:
         raise TooLarge(f"The audio file{named} exceeds {limits.max_bytes >> 20} MB; send less, or a compressed format.")
-    source = _open_soundfile(data) or _open_av(data)
-    if source is None:
-        raise AudioError(f"The file{named} is not audio that can be read; send {FORMATS}.")
     warnings: list[str] = []
-    samples = _collect(source, limits, named, warnings)
+    source, samples = _decode(data, limits, named, warnings)
     mono = samples.mean(axis=1, dtype=np.float32)
     receipt = _receipt(source, samples, mono, warnings)
     mono = _pad(_resample(mono, source.sample_rate, rate), rate, warnings)
@@ -91,9 +88,23 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
     return Recording(mono, rate, receipt, digest)
 
 
+def _decode(data: bytes, limits: Limits, named: str, warnings: list[str]) -> tuple[_Source, Samples]:
+    """The first reader that finds samples [n, channels]; PyAV bears more damage than soundfile."""
+    understood = False
+    for opened in (_open_soundfile, _open_av):
+        if source := opened(data):
+            understood = True
+            samples = _collect(source, limits, named, warnings)
+            if len(samples):
+                return source, samples
+    if understood:
+        raise AudioError(f"The audio file{named} holds no samples; it may have been cut off. Send it again.")
+    raise AudioError(f"The file{named} is not audio that can be read; send {FORMATS}.")
+
+
 def _collect(source: _Source, limits: Limits, named: str, warnings: list[str]) -> Samples:
     """All samples [n, channels] of a source; stops once more than the allowed seconds have come."""
-    blocks: list[Samples] = []
+    blocks: list[Samples] = [np.zeros((0, source.channels), np.float32)]
     total = 0
     try:
         for block in source.blocks:
@@ -102,9 +113,7 @@ def _collect(source: _Source, limits: Limits, named: str, warnings: list[str]) -
             if total > limits.max_seconds * source.sample_rate:
                 raise TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
     except (RuntimeError, ValueError, OSError):  # what soundfile and PyAV raise for broken data
-        warnings.append("The file is damaged; what could be read of it was used.")
-    if not total:
-        raise AudioError(f"The audio file{named} holds no samples; it may have been cut off. Send it again.")
+        warnings[:] = ["The file is damaged; what could be read of it was used."]
     samples = np.concatenate(blocks)
     if not np.isfinite(samples).all():
         raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
@@ -166,7 +175,9 @@ def _open_soundfile(data: bytes) -> _Source | None:
 
     def blocks() -> Iterator[Samples]:
         with file:
-            while len(block := file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
+            while len(
+                block := file.read(max(1, file.samplerate // BLOCKS_PER_SECOND), dtype="float32", always_2d=True)
+            ):
                 yield block
 
     return _Source(file.format, file.subtype, file.samplerate, file.channels, blocks())

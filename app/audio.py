@@ -191,7 +191,7 @@ def _open_av(data: bytes) -> _Source | None:
         stream = container.streams.audio[0]
         rate, channels = stream.rate or 0, stream.channels
         codec = stream.codec_context.name
-    except (av.FFmpegError, IndexError, ValueError, OSError):
+    except (av.FFmpegError, IndexError, ValueError, OSError, AttributeError):  # the last: a codec FFmpeg lacks
         return None
     if not 0 < rate <= 768_000 or not channels:
         container.close()

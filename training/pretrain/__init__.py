@@ -1,0 +1,1 @@
+"""The recipe of `overtone-tiny`: synthesise speech, train the base, train two adapters, evaluate."""

@@ -1,0 +1,140 @@
+"""`python -m training.pretrain`: the steps of the recipe, in the order of README.md."""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def main() -> None:
+    """Run one step; its imports happen only then, so that each step needs its own packages only."""
+    parser = argparse.ArgumentParser(prog="python -m training.pretrain", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    step = steps.add_parser("lines", help="draw what will be said")
+    step.add_argument("--human", type=Path, nargs="+", required=True, help="folders of test clips")
+    step.add_argument("--count", type=int, default=120_000)
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("build", help="write the folder with an untrained language model")
+    step.add_argument("--lines", type=Path, required=True)
+    step.add_argument("--tower", type=Path, required=True)
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("kokoro", help="record with Kokoro's voices (slow, hence beforehand)")
+    step.add_argument("--lines", type=Path, required=True)
+    step.add_argument("--minutes", type=float, default=40)
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("synth", help="say the lines")
+    step.add_argument("--lines", type=Path, required=True)
+    step.add_argument("--recorded", type=Path, help="manifest written by the step kokoro")
+    step.add_argument("--workers", type=int, default=2)
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("train", help="train the base; may run while synth still writes")
+    step.add_argument("--start", type=Path, required=True)
+    step.add_argument("--shards", type=Path, required=True)
+    step.add_argument("--seconds", type=float, required=True)
+    step.add_argument("--at-least", type=int, default=10_000, help="clips to wait for")
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("adapters", help="train the two adapters on a finished base")
+    step.add_argument("--base", type=Path, required=True)
+    step.add_argument("--shards", type=Path, required=True)
+    step.add_argument("--seconds", type=float, default=60, help="for each adapter")
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("humans", help="convert the installed Asterisk prompts to test clips")
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("evaluate", help="score a folder on human clips")
+    step.add_argument("--base", type=Path, required=True)
+    step.add_argument("--human", type=Path, nargs="+", required=True)
+    step.add_argument("--peer", action="store_true", help="score Whisper tiny.en too")
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("publish", help="measure the adapters, write manifests and cards")
+    step.add_argument("--base", type=Path, required=True)
+    step.add_argument("--adapters", type=Path, required=True)
+    step.add_argument("--human", type=Path, nargs="+", required=True)
+    step.add_argument("--lines", type=Path, required=True)
+    arguments = parser.parse_args()
+    STEPS[arguments.step](arguments)
+
+
+def lines(arguments: argparse.Namespace) -> None:
+    """Draw the lines."""
+    from training.pretrain.corpus import Corpus, HeldOut
+    from training.pretrain.humans import read
+    from training.pretrain.synth import write_lines
+
+    spoken = (clip.text for folder in arguments.human for clip in read(folder))
+    write_lines(Corpus(HeldOut(spoken), seed=1), arguments.count, arguments.out)
+
+
+def build(arguments: argparse.Namespace) -> None:
+    """Write the untrained folder."""
+    from training.pretrain.folder import build
+    from training.pretrain.synth import read_lines
+
+    build(read_lines(arguments.lines), arguments.tower, arguments.out)
+
+
+def kokoro(arguments: argparse.Namespace) -> None:
+    """Record with Kokoro."""
+    from training.pretrain.kokoro import record
+    from training.pretrain.synth import read_lines
+
+    record(read_lines(arguments.lines), arguments.out, arguments.minutes)
+
+
+def synth(arguments: argparse.Namespace) -> None:
+    """Say the lines."""
+    from training.pretrain.synth import import_recordings, synthesise
+
+    if arguments.recorded:
+        import_recordings(arguments.recorded, arguments.out)
+    synthesise(arguments.lines, arguments.out, arguments.workers)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train the base."""
+    from training.pretrain.train import train
+
+    train(arguments.start, arguments.shards, arguments.out, arguments.seconds, arguments.at_least)
+
+
+def adapters(arguments: argparse.Namespace) -> None:
+    """Train the adapters."""
+    from training.pretrain.adapters import train
+
+    train(arguments.base, arguments.shards, arguments.out, arguments.seconds)
+
+
+def humans(arguments: argparse.Namespace) -> None:
+    """Convert the Asterisk prompts."""
+    from training.pretrain.humans import collect
+
+    print(collect(arguments.out), "clips")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Score a folder."""
+    from training.pretrain.evaluate import evaluate
+
+    figures = evaluate(arguments.base, arguments.human, arguments.out, arguments.peer)
+    print(json.dumps(figures, indent=1))
+
+
+def publish(arguments: argparse.Namespace) -> None:
+    """Publish the adapters."""
+    from training.pretrain.publish import publish
+
+    publish(arguments.base, arguments.adapters, arguments.human, arguments.lines)
+
+
+STEPS = {
+    "lines": lines,
+    "build": build,
+    "kokoro": kokoro,
+    "synth": synth,
+    "train": train,
+    "adapters": adapters,
+    "humans": humans,
+    "evaluate": evaluate,
+    "publish": publish,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The model's forward pass for training: the same function as Transformers', on shorter windows.
+
+Transformers encodes the full 10 s window of every clip. Here the mel is as long as the longest
+clip of the batch; positions past a clip's end are masked in both, so that the result is equal.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Qwen2AudioForConditionalGeneration
+
+from training.pretrain.pool import IGNORE, Batch
+
+CTC_LAYER = 4  # hidden states from which audio positions are asked for the words, of 6 layers
+CTC_SHARE = 0.3
+SMOOTHING = 0.05
+FORGET = 0.06  # share of an answer's input tokens replaced at random: sound must decide, not habit
+DROPOUT = 0.1  # on audio features
+
+
+def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode mel [clips, 128, frames]; return features [clips, positions, 384] and counts [clips]."""
+    tower = model.model.audio_tower
+    window = 2 * tower.max_source_positions
+    hidden = functional.gelu(tower.conv1(mel[..., :window]))
+    hidden = functional.gelu(tower.conv2(hidden)).permute(0, 2, 1)
+    valid, counts = tower._get_feat_extract_output_lengths(frames)
+    hidden = hidden[:, : int(hidden.shape[1]) // 2 * 2]
+    length = hidden.shape[1]
+    hidden = hidden + tower.embed_positions.weight[:length]
+    heard = torch.arange(length, device=mel.device)[None, :] < valid[:, None]
+    mask = heard[:, None, None, :].expand(-1, 1, length, -1)
+    for layer in tower.layers:
+        hidden = layer(hidden, mask)
+    hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
+    return model.model.multi_modal_projector(tower.layer_norm(hidden)), counts
+
+
+def loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the answers' cross entropy and the CTC loss of the words at the audio positions."""
+    features, counts = listen(model, batch.mel, batch.frames)
+    features = functional.dropout(features, DROPOUT, model.training)
+    heard = torch.arange(features.shape[1], device=counts.device)[None, :] < counts[:, None]
+    audio = batch.ids == model.config.audio_token_id
+    embedded = model.get_input_embeddings()(_forget(batch, model.config.text_config.vocab_size))
+    embedded = embedded.masked_scatter(audio[..., None], features[heard].to(embedded.dtype))
+    # right padding and causal attention: what follows a clip's answer can't reach it
+    states = model.model.language_model(inputs_embeds=embedded, output_hidden_states=True, use_cache=False)
+    targets = batch.labels[:, 1:]
+    answers = targets != IGNORE
+    logits = model.lm_head(states.last_hidden_state[:, :-1][answers])
+    entropy = functional.cross_entropy(
+        logits.float(), targets[answers], label_smoothing=SMOOTHING if model.training else 0.0
+    )
+    if not model.training:
+        return entropy, entropy.new_zeros(())
+    middle = model.model.language_model.norm(states.hidden_states[CTC_LAYER])
+    return entropy, _ctc(model, middle, audio, counts, batch)
+
+
+def _ctc(
+    model: Qwen2AudioForConditionalGeneration,
+    hidden: Tensor,
+    audio: Tensor,
+    counts: Tensor,
+    batch: Batch,
+) -> Tensor:
+    """CTC over the audio positions with the language model's own head; AUDIO is the blank."""
+    first = audio.int().argmax(1)
+    place = first[:, None] + torch.arange(int(counts.max()), device=first.device)
+    place = place.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[2])
+    logits = model.lm_head(hidden.gather(1, place)).float()
+    return functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),
+        batch.spoken,
+        counts.cpu(),
+        batch.spoken_length,
+        blank=model.config.audio_token_id,
+        zero_infinity=True,
+    )
+
+
+def _forget(batch: Batch, vocabulary: int) -> Tensor:
+    """Replace a few of the answers' input tokens by random ones; the labels stay."""
+    forgotten = (batch.labels != IGNORE) & (torch.rand_like(batch.labels, dtype=torch.float) < FORGET)
+    return torch.where(forgotten, torch.randint_like(batch.ids, vocabulary), batch.ids)

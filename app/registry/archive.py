@@ -1,21 +1,27 @@
 """Uploaded archives: unpacked with limits that count real bytes, and nothing but plain files."""
 
+import gzip
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from app.errors import AdapterRejected, BadRequest, TooLarge
+from app.registry.config import FILE as CONFIG
 from app.registry.manifest import FILE
 from app.registry.validate import PICKLES
-from app.registry.weights import CONFIG, WEIGHTS
+from app.registry.weights import WEIGHTS
 
 KEPT = {CONFIG, WEIGHTS, FILE, "README.md"}
 _BLOCK = 1 << 20
+_TOO_LARGE = "The unpacked adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB)."
+# What zipfile, tarfile, gzip and the decompressors raise for damaged data
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,20 @@ def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimi
     Raises BadRequest for no archive, TooLarge beyond the limits, AdapterRejected for paths that escape,
     links and pickles.
     """
+    try:
+        found = _unpack(file, destination, limits)
+    except _DAMAGE as error:
+        words = str(error)[:100] or type(error).__name__
+        raise BadRequest(f"{filename[:80]!r} is no readable .zip or .tar.gz archive ({words}).") from None
+    if CONFIG not in found:
+        raise BadRequest(f"The archive holds no {CONFIG}; send the folder that PEFT's save_pretrained wrote.")
+
+
+def _unpack(file: BinaryIO, destination: Path, limits: ArchiveLimits) -> set[str]:
+    """The names of the files that were kept."""
     room = limits.max_bytes
     found: set[str] = set()
-    for count, (name, opened) in enumerate(_entries(file, filename), start=1):
+    for count, (name, opened) in enumerate(_entries(file, limits), start=1):
         if count > limits.max_entries:
             raise TooLarge(f"The archive holds more than {limits.max_entries} files; send the adapter's own alone.")
         path = PurePosixPath(name.replace("\\", "/"))
@@ -46,8 +63,7 @@ def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimi
         found.add(path.name)
         with opened() as source, (destination / path.name).open("wb") as target:
             room -= _copy(source, target, room)
-    if CONFIG not in found:
-        raise BadRequest(f"The archive holds no {CONFIG}; send the folder that PEFT's save_pretrained wrote.")
+    return found
 
 
 def pack(folder: Path, target: BinaryIO) -> None:
@@ -71,7 +87,7 @@ def _copy(source: IO[bytes], target: BinaryIO, room: int) -> int:
     while block := source.read(_BLOCK):
         copied += len(block)
         if copied > room:
-            raise TooLarge("The unpacked adapter exceeds this server's limit; see OVERTONE_MAX_ADAPTER_MB.")
+            raise TooLarge(_TOO_LARGE)
         target.write(block)
     return copied
 
@@ -96,19 +112,14 @@ class _Opener:
             yield opened
 
 
-def _entries(file: BinaryIO, filename: str) -> Iterator[tuple[str, _Opener]]:
-    """Plain files of an archive. Damage shows while reading, hence the wide net."""
-    try:
-        if zipfile.is_zipfile(file):
-            file.seek(0)
-            yield from _zip_entries(file)
-        else:
-            file.seek(0)
-            yield from _tar_entries(file)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise BadRequest(
-            f"{filename[:80]!r} is no readable .zip or .tar.gz archive ({str(error)[:100] or 'damaged'})."
-        ) from None
+def _entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[tuple[str, _Opener]]:
+    """Plain files of an archive."""
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        yield from _zip_entries(file)
+    else:
+        file.seek(0)
+        yield from _tar_entries(file, limits)
 
 
 def _zip_entries(file: BinaryIO) -> Iterator[tuple[str, _Opener]]:
@@ -121,8 +132,12 @@ def _zip_entries(file: BinaryIO) -> Iterator[tuple[str, _Opener]]:
             yield entry.filename, _Opener(archive, entry)
 
 
-def _tar_entries(file: BinaryIO) -> Iterator[tuple[str, _Opener]]:
-    with tarfile.open(fileobj=file, mode="r:*") as archive:
+def _tar_entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[tuple[str, _Opener]]:
+    """Read as a stream through a counter: entries that are left out and long headers count as well."""
+    opened = gzip.open(file) if file.read(2) == b"\x1f\x8b" else file  # noqa: SIM115, the caller closes the file
+    file.seek(0)
+    counted = cast(BinaryIO, _Counter(cast(BinaryIO, opened), limits.max_bytes))
+    with tarfile.open(fileobj=counted, mode="r|") as archive:
         for entry in archive:
             if entry.isdir():
                 continue
@@ -131,14 +146,32 @@ def _tar_entries(file: BinaryIO) -> Iterator[tuple[str, _Opener]]:
             yield entry.name, _Opener(archive, entry)
 
 
+class _Counter:
+    """A stream that gives ``room`` bytes and no more."""
+
+    def __init__(self, stream: BinaryIO, room: int) -> None:
+        self._stream = stream
+        self._room = room
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, _BLOCK))
+        self._room -= len(data)
+        if self._room < 0:
+            raise TooLarge(_TOO_LARGE)
+        return data
+
+
 def copy_adapter(source: Path, destination: Path, limits: ArchiveLimits) -> None:
     """The adapter's own files from a folder, within the same limits."""
     if not (source / CONFIG).is_file():
         raise BadRequest(f"There is no {CONFIG} in that folder.")
     room = limits.max_bytes
     for name in KEPT:
-        if (file := source / name).is_file():
+        file = source / name
+        if file.is_symlink():
+            raise AdapterRejected(f"{name} is a link; put the file itself there")
+        if file.is_file():
             room -= file.stat().st_size
             if room < 0:
-                raise TooLarge("The adapter exceeds this server's limit; see OVERTONE_MAX_ADAPTER_MB.")
+                raise TooLarge(_TOO_LARGE)
             shutil.copyfile(file, destination / name)

@@ -1,5 +1,6 @@
 """The registry: names to adapters, always what the folder holds and what fits the base."""
 
+import logging
 import re
 import threading
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from app.registry.store import Store
 from app.registry.validate import Report, validate
 from app.registry.weights import AdapterWeights, read_weights
 
+log = logging.getLogger(__name__)
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = "base"
 NAME_RULE = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and is not 'base'"
@@ -92,7 +94,9 @@ class Registry:
 
     def read(self, adapter: Adapter) -> AdapterWeights:
         """The tensors of exactly this version, also when another has become current."""
-        with self._lock:  # no rename while the file is being opened and read
+        try:
+            return read_weights(self.folder(adapter))
+        except FileNotFoundError:  # moved aside between the two calls
             return read_weights(self.folder(adapter))
 
     def check(self, folder: Path) -> Report:
@@ -110,16 +114,19 @@ class Registry:
         report = self.check(folder)
         if not report.ok:
             raise AdapterRejected("The adapter does not fit", report.problems)
+        staged = self._store.stage(folder)
         with self._lock:
-            current = self._current_version(name)
-            past = self._store.versions(name)
-            version = max([current or 0, *past]) + 1
-            manifest = self._manifest(folder, name, version, report, fields)
-            staged = self._store.stage(folder, dump_manifest(manifest))
             if not replace and (self.root / name).exists():
                 raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
+            current = self._current_version(name)
+            version = max([current or 0, *self._store.versions(name)]) + 1
+            manifest = self._manifest(staged, name, version, report, fields)
+            self._store.seal(staged, dump_manifest(manifest))
             self._store.switch(name, staged, current)
-            return self._take(name)
+            self._forget(name)
+            self._seen[name] = _signature(self.root / name)
+            adapter = self._adapters[name] = Adapter(name, version, self.root / name, manifest, report)
+            return adapter
 
     def rollback(self, name: str, version: int | None = None) -> Adapter:
         """Make an older version current again: the one before, or ``version``. Raises NotFound without it."""
@@ -135,22 +142,23 @@ class Registry:
     def remove(self, name: str) -> None:
         """Take an adapter out of service; its files stay in the history."""
         with self._lock:
-            if (version := self._current_version(name)) is None:
+            version = self._current_version(name) if name in self._store.names() else None
+            if version is None:
                 raise AdapterNotFound(name, self._adapters)
             self._store.remove(name, version)
             self._forget(name)
 
     def refresh(self) -> list[str]:
         """Look at the folder again; the names that appeared, changed or vanished."""
+        names = self._store.names()
         with self._lock:
-            names = self._store.names()
             gone = [name for name in self._seen if name not in names]
             for name in gone:
                 self._forget(name)
             changed = [name for name in names if self._seen.get(name) != _signature(self.root / name)]
-            for name in changed:
-                self._load(name)
-            return sorted(gone + changed)
+        for name in changed:
+            self._load(name)
+        return sorted(gone + changed)
 
     def _take(self, name: str) -> Adapter:
         """Read what was just switched in; its number is its own, not a hand edit's."""
@@ -159,21 +167,30 @@ class Registry:
         return self.get(name)
 
     def _load(self, name: str) -> None:
+        """Read one folder; whatever is wrong with it makes it broken, never the registry."""
         folder = self.root / name
-        self._seen[name] = _signature(folder)
-        known = self._adapters.pop(name, None)
-        self._broken.pop(name, None)
+        signature = _signature(folder)
         problems = [] if NAME.fullmatch(name) and name != RESERVED else [NAME_RULE]
-        report = self.check(folder)
-        problems += report.problems
-        if problems:
-            self._broken[name] = problems
-            return
-        manifest = read_manifest(folder) or self._manifest(folder, name, 1, report, {})
-        version = manifest.version
-        if known and version <= known.version:  # changed by hand: other weights need another number
-            version = known.version + 1
-        self._adapters[name] = Adapter(name, version, folder, manifest, report)
+        try:
+            report = self.check(folder)
+            problems += report.problems
+            manifest = read_manifest(folder) or self._manifest(folder, name, 1, report, {})
+        except Exception as error:
+            log.exception("the adapter folder %s could not be read", name)
+            problems.append(f"it could not be read ({type(error).__name__})")
+        with self._lock:
+            known = self._adapters.get(name)
+            if self._seen.get(name) == signature and known:
+                return  # published meanwhile
+            self._forget(name)
+            self._seen[name] = signature
+            if problems:
+                self._broken[name] = problems
+                return
+            version = manifest.version
+            if known and version <= known.version:  # changed by hand: other weights need another number
+                version = known.version + 1
+            self._adapters[name] = Adapter(name, version, folder, manifest, report)
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
 from app.registry.archive import KEPT, ArchiveLimits, copy_adapter
-from app.registry.weights import CONFIG
+from app.registry.config import FILE as CONFIG
 
 HUB = "hf://"
 
@@ -19,11 +19,12 @@ def fetch(
     ``roots``: folders that may be read. ``prefixes``: beginnings of Hub ids (`hf://org/`) and URLs that
     may be fetched. Raises Forbidden outside them, BadRequest when nothing is there.
     """
+    source = source.removeprefix("file://")
     if "://" not in source and (source.startswith(("/", ".")) or Path(source).is_dir()):
         _from_folder(Path(source), destination, roots, limits)
         return
     url = source if "://" in source else HUB + source
-    if not any(url.startswith(prefix) for prefix in prefixes) or ".." in url:
+    if not any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes) or ".." in url:
         raise Forbidden(f"{source[:200]!r} is not among the sources this server may read (OVERTONE_ADAPTER_SOURCES).")
     if url.startswith(HUB):
         _from_hub(url.removeprefix(HUB), destination, limits)
@@ -40,12 +41,15 @@ def _from_folder(folder: Path, destination: Path, roots: Sequence[Path], limits:
 
 
 def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = repository.partition("@")
     with tempfile.TemporaryDirectory() as cache:
         try:
+            files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
+            if sum(file.size or 0 for file in files if file.rfilename in KEPT) > limits.max_bytes:
+                raise TooLarge("That adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB).")
             folder = snapshot_download(name, revision=revision or None, allow_patterns=sorted(KEPT), local_dir=cache)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise BadRequest(f"The Hub gave no adapter for {repository!r} ({type(error).__name__}).") from None
@@ -64,7 +68,7 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
                 continue
             room -= int(system.size(remote) or 0)
             if room < 0:
-                raise TooLarge("The adapter exceeds this server's limit; see OVERTONE_MAX_ADAPTER_MB.")
+                raise TooLarge("The adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB).")
             system.get_file(remote, str(destination / name))
     except (ImportError, ValueError, OSError) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None

@@ -30,9 +30,10 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._staging, ignore_errors=True)
         for marker in self._history.glob(f"*/{MARKER}"):
-            name, versions = marker.parent.name, self.versions(marker.parent.name)
-            if versions and not (self.root / name).exists():
-                (marker.parent / str(versions[-1])).rename(self.root / name)
+            current = self.root / marker.parent.name
+            moved_aside = marker.parent / (marker.read_text().strip() or "none")
+            if not current.exists() and moved_aside.is_dir():
+                moved_aside.rename(current)
             marker.unlink()
 
     def names(self) -> list[str]:
@@ -47,30 +48,35 @@ class Store:
     def past(self, name: str, version: int) -> Path:
         return self._history / name / str(version)
 
-    def stage(self, source: Path, manifest: str) -> Path:
-        """Copy an adapter's files and sync them to disk, the manifest last; the staged folder."""
+    def stage(self, source: Path) -> Path:
+        """Copy an adapter's files and sync them to disk; the staged folder, still without a manifest of ours."""
         self._staging.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._staging))
         for file in sorted(source.iterdir()):
-            if file.is_file() and file.name != FILE:
+            if file.is_file() and not file.is_symlink():
                 shutil.copyfile(file, folder / file.name)
                 _sync(folder / file.name)
-        (folder / FILE).write_text(manifest)
-        _sync(folder / FILE)
-        _sync(folder)
         return folder
+
+    def seal(self, staged: Path, manifest: str) -> None:
+        """Write the manifest, the last of an adapter's files."""
+        (staged / FILE).write_text(manifest)
+        _sync(staged / FILE)
+        _sync(staged)
 
     def switch(self, name: str, new: Path, current_version: int | None) -> None:
         """Put the folder ``new`` in place of the current version, which joins the history."""
         past = self._history / name
         past.mkdir(parents=True, exist_ok=True)
-        (past / MARKER).touch()
+        marker = past / MARKER
+        marker.write_text("none" if current_version is None else str(current_version))
+        _sync(marker)
         _sync(past)
         if current_version is not None:
             self._move_aside(name, current_version)
         new.rename(self.root / name)
         _sync(self.root)
-        (past / MARKER).unlink()
+        marker.unlink()
         self._prune(name)
 
     def remove(self, name: str, version: int) -> None:

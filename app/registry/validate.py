@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from app.errors import BadRequest
 from app.model.base import BaseSpec, part_of
+from app.registry.config import AdapterConfig, read_config
 from app.registry.manifest import Manifest, read_manifest, sha256_of
-from app.registry.weights import CONFIG, WEIGHTS, module_path, pattern_value, read_config
+from app.registry.weights import WEIGHTS, module_path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 PROJECTOR = "model.multi_modal_projector."
@@ -47,8 +48,8 @@ def validate(folder: Path, spec: BaseSpec, *, max_rank: int) -> Report:
     try:
         config = read_config(folder)
         manifest = read_manifest(folder)
-    except (OSError, ValueError, BadRequest) as error:
-        report.problems.append(f"{CONFIG} or the manifest cannot be read: {_words(error)}")
+    except BadRequest as error:
+        report.problems.append(str(error))
         return report
     _check_files(folder, manifest, spec, report)
     _check_config(config, spec, max_rank, report)
@@ -78,36 +79,22 @@ def _check_files(folder: Path, manifest: Manifest | None, spec: BaseSpec, report
             report.problems.append(f"{name} is damaged: its sha256 differs from the manifest's")
 
 
-def _check_config(config: Mapping[str, Any], spec: BaseSpec, max_rank: int, report: Report) -> None:
-    kind = str(config.get("peft_type"))
-    if kind not in INJECTED:
-        report.problems.append(f"peft_type {kind} cannot be served here; LoRA and its relatives can")
+def _check_config(config: AdapterConfig, spec: BaseSpec, max_rank: int, report: Report) -> None:
+    if config.peft_type not in INJECTED:
+        report.problems.append(f"peft_type {config.peft_type[:40]} cannot be served here; LoRA and its relatives can")
         return
-    trained_over = config.get("base_model_name_or_path")
-    if trained_over and Path(str(trained_over)).name != Path(spec.name).name:
+    trained_over = config.base_model_name_or_path
+    if trained_over and Path(trained_over).name != Path(spec.name).name:
         report.warnings.append(f"its configuration names the base {trained_over!r}, served here is {spec.name!r}")
-    if kind != "LORA":
-        report.serving = "alone"
-        return
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
-        report.problems.append("r must be a whole number from 1 and lora_alpha a number")
-        return
-    ranks = [rank, *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(r, int) and 1 <= r <= max_rank for r in ranks):
-        report.problems.append(f"its rank {max(map(float, ranks)):g} exceeds this server's {max_rank}")
-    report.rank, report.alpha = max(ranks), float(alpha)
-    saved = config.get("modules_to_save") or []
-    batched = (
-        not config.get("use_dora")
-        and config.get("bias", "none") == "none"
-        and not config.get("trainable_token_indices")
-        and all("multi_modal_projector" in name for name in saved)
-    )
-    report.serving = "batched" if batched else "alone"
+    report.problems += config.unservable
+    report.serving = "batched" if config.batched else "alone"
+    if config.peft_type == "LORA":
+        report.rank, report.alpha = config.max_rank, config.lora_alpha
+        if report.rank > max_rank:
+            report.problems.append(f"its rank {report.rank} exceeds this server's {max_rank} (OVERTONE_MAX_RANK)")
 
 
-def _check_tensors(folder: Path, config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             tensors = {module_path(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -132,7 +119,7 @@ def _check_tensors(folder: Path, config: Mapping[str, Any], spec: BaseSpec, repo
         report.problems.append("it would change nothing: every lora_B is zero")
 
 
-def _check_fit(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+def _check_fit(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
     """Every tensor has a place in the base, with the right shape."""
     unplaced = []
     for path, tensor in tensors.items():
@@ -152,7 +139,7 @@ def _check_pair(
     path: str,
     tensor: torch.Tensor,
     tensors: Mapping[str, torch.Tensor],
-    config: Mapping[str, Any],
+    config: AdapterConfig,
     spec: BaseSpec,
     report: Report,
 ) -> None:
@@ -169,19 +156,19 @@ def _check_pair(
     if other not in tensors:
         report.problems.append(f"{path} has no counterpart {other}")
     out_features, in_features = spec.linears[module]
-    rank = pattern_value(config.get("rank_pattern"), module, config["r"])
+    rank = config.rank_of(module)
     wanted = (rank, in_features) if side == "A" else (out_features, rank)
     if tuple(tensor.shape) != wanted:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
 
 
-def _check_saved(path: str, tensor: torch.Tensor, config: Mapping[str, Any], spec: BaseSpec, report: Report) -> None:
+def _check_saved(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
     """Whole parameters are taken only where `modules_to_save` or a trained bias explains them.
 
     PEFT would write others over the base model's own weights.
     """
-    named = any(f".{name}." in f".{path}" for name in config.get("modules_to_save") or [])
-    bias = path.endswith(".bias") and config.get("bias", "none") != "none"
+    named = any(f".{name}." in f".{path}" for name in config.modules_to_save or [])
+    bias = path.endswith(".bias") and (config.bias or "none") != "none"
     if not named and not bias:
         report.problems.append(f"{path} would overwrite a weight of the base; save with save_embedding_layers=False")
     elif tuple(tensor.shape) != spec.parameters[path]:

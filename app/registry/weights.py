@@ -1,17 +1,14 @@
 """An adapter's tensors, named by the base model's own module paths."""
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
-CONFIG = "adapter_config.json"
+from app.registry.config import read_config
+
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # Paths of Qwen2-Audio before transformers 4.52 moved its parts under `model.`
@@ -53,29 +50,6 @@ def module_path(key: str) -> str:
     return path
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises ValueError or OSError when it is not there or no JSON object."""
-    config = json.loads((folder / CONFIG).read_text())
-    if not isinstance(config, dict):
-        raise ValueError(f"{CONFIG} holds no JSON object")
-    return config
-
-
-def pattern_value(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:
-    """PEFT's `rank_pattern` and `alpha_pattern`: the first key that ends the path counts."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
-    return default
-
-
-def scaling(config: Mapping[str, Any], path: str) -> float:
-    """What PEFT multiplies ``B A`` with: alpha / r, or alpha / √r with rsLoRA (Kalajdzievski, 2023)."""
-    rank = pattern_value(config.get("rank_pattern"), path, config["r"])
-    alpha = pattern_value(config.get("alpha_pattern"), path, config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
 def tensor_paths(folder: Path) -> set[str]:
     """Paths in the base model, or below its modules, of all tensors of an adapter."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -92,6 +66,6 @@ def read_weights(folder: Path) -> AdapterWeights:
     lora = {}
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         path = key.removesuffix(".lora_A.weight")
-        pair = LoraPair(tensors.pop(key), tensors.pop(f"{path}.lora_B.weight"), scaling(config, path))
+        pair = LoraPair(tensors.pop(key), tensors.pop(f"{path}.lora_B.weight"), config.scaling_of(path))
         lora[path] = pair
     return AdapterWeights(lora, tensors)

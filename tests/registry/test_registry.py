@@ -1,0 +1,186 @@
+"""Names, versions, atomic switches, and a folder that others write to as well."""
+
+import contextlib
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound
+from app.registry.registry import Registry
+from app.registry.weights import read_weights
+
+
+def same_weights(one, other) -> bool:
+    return all(torch.equal(pair.a, other.lora[path].a) for path, pair in one.lora.items())
+
+
+def reopened(registry: Registry, loaded) -> Registry:
+    again = Registry(registry.root, loaded.spec, max_rank=64, keep_versions=3)
+    again.open()
+    return again
+
+
+def test_publish_get_and_what_the_manifest_says(registry, folders, loaded):
+    published = registry.publish(folders["qv"], "my-adapter.v1", task="to be read", prompt="Say it.")
+    manifest = registry.get("my-adapter.v1").manifest
+    assert published.uid == "my-adapter.v1@1"
+    assert (manifest.rank, manifest.alpha, manifest.parts) == (4, 16, ["language_model"])
+    assert (manifest.task, manifest.prompt) == ("to be read", "Say it.")
+    assert manifest.base.fingerprint == loaded.spec.fingerprint
+    assert set(manifest.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert reopened(registry, loaded).get("my-adapter.v1").manifest == manifest
+
+
+@pytest.mark.parametrize("name", ["base", "", "Upper", "a/b", "..", "../x", ".hidden", "a" * 65, "sp ace", "ü"])
+def test_names_that_are_none(name, registry, folders):
+    with pytest.raises(BadRequest, match="cannot name an adapter"):
+        registry.publish(folders["qv"], name)
+    with pytest.raises(AdapterNotFound):
+        registry.remove(name)
+    assert registry.root.parent.is_dir()
+
+
+def test_taken_names_and_replacing(registry, folders):
+    first = registry.publish(folders["qv"], "a")
+    with pytest.raises(Conflict, match="taken"):
+        registry.publish(folders["rslora"], "a")
+    second = registry.publish(folders["rslora"], "a", replace=True)
+    assert (first.version, second.version) == (1, 2)
+    assert registry.versions("a") == [1, 2]
+    assert same_weights(registry.read(first), read_weights(folders["qv"]))
+    assert same_weights(registry.read(second), read_weights(folders["rslora"]))
+
+
+def test_rollback_and_numbers_that_only_grow(registry, folders):
+    for kind in ("qv", "qv2", "rslora"):
+        registry.publish(folders[kind], "a", replace=True)
+    assert registry.rollback("a").version == 2
+    assert registry.rollback("a", 1).version == 1
+    assert same_weights(registry.read(registry.get("a")), read_weights(folders["qv"]))
+    with pytest.raises(NotFound, match="no such older version"):
+        registry.rollback("a", 9)
+    assert registry.publish(folders["qv"], "a", replace=True).version == 4
+
+
+def test_remove_keeps_the_history_and_running_requests_their_version(registry, folders, loaded):
+    adapter = registry.publish(folders["qv"], "a")
+    registry.remove("a")
+    assert registry.names() == []
+    assert same_weights(registry.read(adapter), read_weights(folders["qv"]))
+    assert reopened(registry, loaded).names() == []
+    assert registry.publish(folders["qv2"], "a").version == 2
+    registry.publish(folders["qv"], "abc-def")
+    with pytest.raises(AdapterNotFound, match="did you mean abc-def"):
+        registry.get("abc-deg")
+
+
+def test_old_versions_are_pruned(registry, folders):
+    for _ in range(6):
+        registry.publish(folders["qv"], "a", replace=True)
+    assert registry.versions("a") == [3, 4, 5, 6]
+
+
+def test_what_does_not_fit_is_never_named(registry, copy):
+    with pytest.raises(AdapterRejected) as caught:
+        registry.publish(copy(r=100), "a")
+    assert "exceeds" in caught.value.problems[0]
+    assert registry.names() == []
+    assert not (registry.root / "a").exists()
+
+
+STEPS = ["copyfile", "write_text", "rename:1", "rename:2", "unlink"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("history", ["published", "rolled back", "removed", "new"])
+def test_a_crash_at_any_step_leaves_the_old_or_the_new_version_whole(
+    step, history, registry, folders, loaded, monkeypatch
+):
+    if history != "new":
+        registry.publish(folders["qv"], "a")
+        registry.publish(folders["qv2"], "a", replace=True)
+    if history == "rolled back":
+        registry.rollback("a")
+    if history == "removed":
+        registry.remove("a")
+    before = registry.get("a").version if registry.names() else None
+    _crash_at(step, monkeypatch)
+    with contextlib.suppress(KeyboardInterrupt):
+        registry.publish(folders["rslora"], "a", replace=True)
+    monkeypatch.undo()
+    again = reopened(registry, loaded)
+    after = again.get("a").version if again.names() else None
+    new = 1 if history == "new" else 3
+    assert after in (before, new)
+    assert again.broken() == {}
+    if after is not None:
+        kind = {1: "qv", 2: "qv2", 3: "rslora"}[after] if history != "new" else "rslora"
+        assert same_weights(again.read(again.get("a")), read_weights(folders[kind]))
+    assert again.publish(folders["qv"], "a", replace=True).version > (after or 0)
+
+
+def _crash_at(step: str, monkeypatch) -> None:
+    """The process dies when a function is called for the n-th time."""
+    name, _, number = step.partition(":")
+    owner = shutil if name == "copyfile" else Path
+    original = getattr(owner, name)
+    calls = []
+
+    def dying(*args, **kwargs):
+        calls.append(args)
+        if len(calls) >= int(number or 1):
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+def test_a_folder_dropped_in_is_served_and_follows_its_files(registry, folders):
+    shutil.copytree(folders["qv"], registry.root / "dropped")
+    assert registry.refresh() == ["dropped"]
+    first = registry.get("dropped")
+    assert registry.refresh() == []
+    shutil.copytree(folders["rslora"], registry.root / "dropped", dirs_exist_ok=True)
+    assert registry.refresh() == ["dropped"]
+    assert registry.get("dropped").version > first.version
+    shutil.rmtree(registry.root / "dropped")
+    assert registry.refresh() == ["dropped"]
+    with pytest.raises(AdapterNotFound):
+        registry.get("dropped")
+
+
+def test_a_half_copied_or_misnamed_folder_is_told_not_served(registry, folders):
+    half = registry.root / "half"
+    half.mkdir()
+    shutil.copy(folders["qv"] / "adapter_config.json", half)
+    shutil.copytree(folders["qv"], registry.root / "Bad Name")
+    (registry.root / "weird").mkdir()
+    (registry.root / "weird" / "adapter_config.json").mkdir()
+    registry.refresh()
+    assert registry.names() == []
+    assert set(registry.broken()) == {"half", "Bad Name", "weird"}
+    with pytest.raises(AdapterRejected, match="missing"):
+        registry.get("half")
+    shutil.copy(folders["qv"] / "adapter_model.safetensors", half)
+    registry.refresh()
+    assert registry.names() == ["half"]
+
+
+def test_two_at_once_one_name(registry, folders):
+    outcomes = []
+
+    def publish():
+        try:
+            outcomes.append(registry.publish(folders["qv"], "a").version)
+        except Conflict:
+            outcomes.append("conflict")
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, outcomes)) == ["1", "conflict", "conflict", "conflict"]

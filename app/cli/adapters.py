@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import Adapters, ApiKey, Json, Model, Server
-from app.cli.output import NONE, err, megabytes, out, print_json, reported, table_of
+from app.cli.output import err, megabytes, out, print_json, reported, table_of
 
 if TYPE_CHECKING:
     from app.cli.registries import AdapterRegistry
@@ -169,3 +169,35 @@ def _table(adapters: Sequence[Mapping[str, Any]]) -> Table:
             Text(manifest["task"] or manifest["prompt"] or ""),
         )
     return table
+
+
+def _card(adapter: Mapping[str, Any]) -> Table:
+    """One adapter, a line a fact; facts that are absent are left out."""
+    manifest, report = adapter["manifest"], adapter["report"]
+    facts = {
+        "task": manifest["task"],
+        "prompt": manifest["prompt"],
+        "version": f"{adapter['version']} of {', '.join(map(str, adapter['versions']))}",
+        "method": f"{manifest['method']}, rank {report['rank']}, alpha {report['alpha']:g}",
+        "touches": f"{', '.join(report['parts'])}: {', '.join(report['targets'])}",
+        "size": f"{report['parameters']:,} parameters, {megabytes(report['bytes'])}, {report['dtype']}",
+        "served": "in batches with others" if report["serving"] == "batched" else "alone, through plain PEFT",
+        "base": manifest["base"]["name"],
+        "created": str(manifest["created"])[:19].replace("T", " "),
+        "before": _figures(manifest["metrics"].get("before")),
+        "after": _figures(manifest["metrics"].get("after")),
+        "measured on": manifest["metrics"].get("data"),
+        "notes": "; ".join(report["warnings"]),
+    }
+    table = table_of("", "", title=adapter["name"])
+    table.show_header = False
+    for fact, value in facts.items():
+        if value:
+            table.add_row(fact, Text(str(value)))
+    return table
+
+
+def _figures(metrics: object) -> str:
+    if not isinstance(metrics, Mapping):
+        return ""
+    return ", ".join(f"{name} {value}" for name, value in metrics.items())

@@ -3,6 +3,7 @@
 import typer
 
 from app.cli.adapters import app as adapters
+from app.cli.bench import bench
 from app.cli.demo import demo
 from app.cli.generate import generate
 from app.cli.serve import serve
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(generate)
 app.command()(demo)
+app.command()(bench)
 app.add_typer(adapters, name="adapters")
 
 

@@ -107,15 +107,17 @@ def receipt_table(receipts: Sequence[Mapping[str, Any]], names: Sequence[str]) -
 
 
 def timings_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Milliseconds and tokens of each answer; ``answers`` maps a label to an answer as `/generate` gives it."""
-    table = table_of("ms", *TIMINGS.values(), "tokens in", "out", "finish")
-    for column in table.columns[1:-1]:
+    """Milliseconds and tokens, a column an answer; ``answers`` maps a label to what `/generate` gives."""
+    table = table_of("ms", *answers)
+    for column in table.columns[1:]:
         column.justify = "right"
-    for label, answer in answers.items():
-        usage = answer["usage"]
-        figures = [f"{answer['timings_ms'].get(key, 0):.0f}" for key in TIMINGS]
-        tokens = str(usage["prompt_tokens"]), str(usage["completion_tokens"])
-        table.add_row(label, *figures, *tokens, answer["finish_reason"])
+    told = list(answers.values())
+    for key, title in TIMINGS.items():
+        table.add_row(title, *(f"{answer['timings_ms'].get(key, 0):.0f}" for answer in told))
+    table.add_section()
+    table.add_row("tokens in", *(str(answer["usage"]["prompt_tokens"]) for answer in told))
+    table.add_row("tokens out", *(str(answer["usage"]["completion_tokens"]) for answer in told))
+    table.add_row("ended by", *(answer["finish_reason"] for answer in told))
     return table
 
 

@@ -4,6 +4,7 @@ Both answer with the same JSON: an adapter as `GET /adapters/{name}` tells of it
 """
 
 import io
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,10 @@ from app.cli.options import settings_with
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
-    from app.registry.registry import Adapter, Registry
+    from app.registry.registry import Adapter
 
 Json = dict[str, Any]
 FILES = ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
-ARCHIVES = (".zip", ".tar.gz", ".tgz")
 
 
 class AdapterRegistry(Protocol):
@@ -65,7 +65,8 @@ class Folder:
         except OSError as error:
             raise BadRequest(f"The model {settings.model!r} cannot be read: {error}") from None
         self.place = str(settings.adapters)
-        self._registry: Registry = Registry(
+        self._settings = settings
+        self._registry = Registry(
             settings.adapters, spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
         )
         self._registry.open()
@@ -73,14 +74,25 @@ class Folder:
     def all(self) -> list[Json]:
         return [self._told(adapter) for adapter in self._registry.all()]
 
-    def broken(self) -> dict[str, list[str]]:
-        return self._registry.broken()
-
     def get(self, name: str) -> Json:
         return self._told(self._registry.get(name))
 
     def add(self, source: str, name: str, replace: bool) -> Json:
-        return self._told(self._registry.publish(Path(source), name, replace=replace))
+        from app.registry.archive import ArchiveLimits, copy_adapter, unpack
+        from app.registry.sources import fetch
+
+        limits = ArchiveLimits(self._settings.max_adapter_mb << 20)
+        with tempfile.TemporaryDirectory() as folder:
+            path, target = Path(source), Path(folder)
+            if path.is_dir():
+                copy_adapter(path, target, limits)
+            elif path.is_file():
+                with path.open("rb") as archive:
+                    unpack(archive, path.name, target, limits)
+            else:
+                prefixes = self._settings.adapter_sources
+                fetch(source, target, roots=(), prefixes=prefixes, limits=limits)
+            return self._told(self._registry.publish(target, name, replace=replace))
 
     def remove(self, name: str) -> None:
         self._registry.remove(name)

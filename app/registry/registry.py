@@ -150,8 +150,8 @@ class Registry:
 
     def refresh(self) -> list[str]:
         """Look at the folder again; the names that appeared, changed or vanished."""
-        names = self._store.names()
         with self._lock:
+            names = self._store.names()
             gone = [name for name in self._seen if name not in names]
             for name in gone:
                 self._forget(name)
@@ -179,8 +179,10 @@ class Registry:
             log.exception("the adapter folder %s could not be read", name)
             problems.append(f"it could not be read ({type(error).__name__})")
         with self._lock:
+            if _signature(folder) != signature:
+                return  # changed meanwhile: the next look tells
             known = self._adapters.get(name)
-            if self._seen.get(name) == signature and known:
+            if known and self._seen.get(name) == signature:
                 return  # published meanwhile
             self._forget(name)
             self._seen[name] = signature

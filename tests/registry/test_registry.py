@@ -184,3 +184,42 @@ def test_two_at_once_one_name(registry, folders):
     for thread in threads:
         thread.join()
     assert sorted(map(str, outcomes)) == ["1", "conflict", "conflict", "conflict"]
+
+
+def test_publishing_while_the_folder_is_watched(registry, folders):
+    """A look that began before a publish must not forget or break what was published."""
+    stop = threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            registry.refresh()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for index in range(40):
+            name = f"a{index % 4}"
+            version = registry.publish(folders["qv"], name, replace=True).version
+            assert registry.get(name).version == version
+            assert registry.broken() == {}
+    finally:
+        stop.set()
+        watcher.join()
+    assert registry.names() == ["a0", "a1", "a2", "a3"]
+
+
+def test_a_publish_during_a_look_wins(registry, folders, monkeypatch):
+    shutil.copytree(folders["qv"], registry.root / "a")
+    check = registry.check
+
+    def interrupted(folder):
+        report = check(folder)
+        if folder == registry.root / "a":
+            monkeypatch.undo()
+            registry.publish(folders["rslora"], "a", replace=True)
+        return report
+
+    monkeypatch.setattr(registry, "check", interrupted)
+    registry.refresh()
+    assert same_weights(registry.read(registry.get("a")), read_weights(folders["rslora"]))
+    assert registry.refresh() == []

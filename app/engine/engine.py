@@ -77,7 +77,8 @@ class Engine:
     @property
     def room(self) -> int:
         """Tokens that one request may hold, prompt and answer together."""
-        return min(self.limits.max_context, self.scheduler.pool.tokens)
+        positions: int = self._model.config.get_text_config().max_position_embeddings
+        return min(self.limits.max_context, self.scheduler.pool.tokens, positions)
 
     # -- from any thread --------------------------------------------------------------------------
 

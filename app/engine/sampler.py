@@ -35,7 +35,8 @@ def _penalise(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> No
 
 def _draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
     """One draw from the filtered distribution of one row [vocabulary]."""
-    scores, order = (logits / sampling.temperature).sort(descending=True)
+    # the likeliest becomes 0 first, so that no temperature overflows
+    scores, order = ((logits - logits.max()) / sampling.temperature).sort(descending=True)
     if sampling.top_k:
         scores, order = scores[: sampling.top_k], order[: sampling.top_k]
     probabilities = scores.softmax(-1, dtype=torch.float64)

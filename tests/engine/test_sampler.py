@@ -63,3 +63,7 @@ def test_a_broken_row_is_told_and_its_neighbours_are_chosen():
     rows[1, 4] = float("nan")
     chosen = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
     assert chosen == [rows[0].argmax(), None, rows[2].argmax()]
+
+
+def test_a_vanishing_temperature_is_greedy():
+    assert choose(logits(1), [Sampling(temperature=1e-300, seed=3)], [[1]]) == logits(1).argmax(-1).tolist()

@@ -1,0 +1,56 @@
+"""The documents stay true: settings, routes, commands and links."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from app.cli.main import app as cli
+from app.main import create_app
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_stands_in_operations_with_its_default(name):
+    rows = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith(f"| `OVERTONE_{name.upper()}` |")]
+    default = Settings.model_fields[name].default
+    if name != "model" and default not in (None, ()):
+        assert f"`{default}`" in row
+
+
+def test_the_routes_are_those_of_the_service():
+    served = {
+        f"{method.upper()} {path}"
+        for path, methods in create_app(Settings(_env_file=None)).openapi()["paths"].items()
+        for method in methods
+    }
+    told = re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)` \|", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert set(told) == served
+
+
+def commands() -> list[str]:
+    lines = [line.strip() for page in PAGES for line in page.read_text().splitlines()]
+    return sorted({line.partition("  #")[0].strip() for line in lines if re.match(r"overtone [a-z]", line)})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_in_the_documents_parse(line):
+    command: click.Command = typer.main.get_command(cli)
+    context = click.Context(command)
+    words = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    command.make_context(line, words, parent=context, resilient_parsing=False).close()
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

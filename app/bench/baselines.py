@@ -48,11 +48,13 @@ class Baselines:
         device = self._loaded.device
         ids = torch.tensor([make_prompt(self._loaded, clip) for clip in clips], device=device)
         mel = torch.stack([clip.mel for clip in clips]).to(device)
+        frames = torch.tensor([clip.frames for clip in clips], device=device)
+        valid = torch.arange(mel.shape[2], device=device) < frames[:, None]
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             input_features=mel,
-            feature_attention_mask=torch.ones(mel.shape[0], mel.shape[2], dtype=torch.long, device=device),
+            feature_attention_mask=valid.long(),
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             do_sample=False,
@@ -62,4 +64,4 @@ class Baselines:
 
 
 def _clips(loaded: LoadedModel, case: Case) -> list[Clip]:
-    return [make_clip(loaded, index) for index in range(case.requests)]
+    return [make_clip(loaded, index, case.seconds) for index in range(case.requests)]

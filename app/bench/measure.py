@@ -37,7 +37,7 @@ def run_engine(service: Service, case: Case, new_tokens: int) -> None:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
     for index in range(case.requests):
-        messages = make_messages(make_clip(service.loaded, next(_seeds)))
+        messages = make_messages(make_clip(service.loaded, next(_seeds), case.seconds))
         service.engine.submit(service.request(messages, service.shares(case.adapter_of(index)), sampling, events.put))
     open_requests = case.requests
     while open_requests:

@@ -1,4 +1,4 @@
-"""What is measured: one clip that fills the window, one prompt, random adapters on q_proj and v_proj."""
+"""What is measured: clips of one length, one prompt, random adapters on q_proj and v_proj."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,14 @@ TARGETS = r".*language_model.*\.(q_proj|v_proj)"
 
 @dataclass(frozen=True)
 class Case:
-    """``requests`` at once, spread over ``adapters`` (0: the base model)."""
+    """``requests`` at once, spread over ``adapters`` (0: the base model), each with ``seconds`` of audio.
+
+    Without ``seconds`` a clip fills the window.
+    """
 
     requests: int
     adapters: int
+    seconds: float | None = None
 
     def adapter_of(self, request: int) -> str | None:
         return f"bench-{request % self.adapters}" if self.adapters else None
@@ -29,12 +33,13 @@ class Case:
 CASES = tuple(Case(requests, adapters) for requests in (1, 8, 32) for adapters in (0, 1, 8) if adapters <= requests)
 
 
-def make_clip(loaded: LoadedModel, seed: int) -> Clip:
-    """A window of noise as log-mel features: the same work as speech, no two alike."""
-    extractor = FeatureExtractor(loaded.processor)
-    frames = round(extractor.window_seconds * 100)
+def make_clip(loaded: LoadedModel, seed: int, seconds: float | None = None) -> Clip:
+    """Noise as log-mel features, padded to the window: the same work as speech, no two alike."""
+    window = round(FeatureExtractor(loaded.processor).window_seconds * 100)
+    frames = window if seconds is None else min(window, round(seconds * 100))
     bins = loaded.model.config.audio_config.num_mel_bins
-    noise = np.random.default_rng(seed).standard_normal((bins, frames)).astype(np.float32)
+    noise = np.random.default_rng(seed).standard_normal((bins, window)).astype(np.float32)
+    noise[:, frames:] = noise.min()
     return Clip(torch.from_numpy(noise), frames, audio_tokens(frames), f"bench-{seed}")
 
 

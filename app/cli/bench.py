@@ -1,6 +1,7 @@
 """`overtone bench`: this engine beside plain transformers and PEFT, in one run."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,9 @@ def bench(
     dtype: Dtype = None,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens generated per request.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each case; the median counts.")] = 3,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.5, help="Length of each clip. Default: the encoder's window.")
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="Cases as requests x adapters, such as 1x0,8x8,32x8. Default: all.")
     ] = None,
@@ -33,26 +37,26 @@ def bench(
 ) -> None:
     """Decode rate and time to first token of transformers, PEFT and Overtone on the same weights.
 
-    Answers have a fixed length, greedy; every request hears a clip of its own that fills the window.
+    Answers have a fixed length, greedy; every request hears a clip of its own.
     """
     with reported(as_json):
         settings = settings_with(model=model, device=device, dtype=dtype)
-        results, title = _run(settings, random_weights, _cases(only), new_tokens, repeats)
+        results, title = _run(settings, random_weights, _cases(only, seconds), new_tokens, repeats)
         if as_json:
             print_json({"run": title, "results": [result.as_dict() for result in results]})
         else:
             out.print(_table(results, title))
 
 
-def _cases(only: str | None) -> "tuple[Case, ...]":
+def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
     from app.bench.workload import CASES, Case
     from app.errors import BadRequest
 
     if only is None:
-        return CASES
+        return tuple(replace(case, seconds=seconds) for case in CASES)
     try:
         pairs = [part.lower().split("x") for part in only.split(",")]
-        return tuple(Case(int(requests), int(adapters)) for requests, adapters in pairs)
+        return tuple(Case(int(requests), int(adapters), seconds) for requests, adapters in pairs)
     except ValueError:
         raise BadRequest(f"{only!r} names no cases; write requests x adapters, such as 1x0,8x8.") from None
 
@@ -82,7 +86,7 @@ def _run(
                         results.append(measure(name, run, case, new_tokens, repeats))
         finally:
             service.close()
-    return results, _title(loaded, new_tokens)
+    return results, _title(loaded, new_tokens, cases[0].seconds)
 
 
 def _cache_gb(loaded: "LoadedModel", cases: "tuple[Case, ...]", new_tokens: int) -> float:
@@ -110,12 +114,13 @@ def _load(settings: "Settings", size: str | None) -> "LoadedModel":
         return random_weights(size, settings.model, device, dtype)
 
 
-def _title(loaded: "LoadedModel", new_tokens: int) -> str:
+def _title(loaded: "LoadedModel", new_tokens: int, seconds: float | None) -> str:
     import torch
 
     where = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else "CPU"
+    heard = "full windows" if seconds is None else f"clips of {seconds:g} s"
     dtype = str(loaded.dtype).removeprefix("torch.")
-    return f"{loaded.spec.name}, {dtype}, {where}, torch {torch.__version__}, {new_tokens} new tokens"
+    return f"{loaded.spec.name}, {dtype}, {where}, torch {torch.__version__}, {heard}, {new_tokens} new tokens"
 
 
 def _table(results: "list[Result]", title: str) -> Table:

@@ -1,12 +1,15 @@
 """Bytes to mono float32 samples at the model's rate, with a receipt of what was heard.
 
 soundfile reads wav, flac, ogg, opus and mp3; PyAV what browsers and phones record (m4a, mp4, webm …).
-Only bytes are ever opened, never a path or URL, and decoding stops where the limit is passed.
+Only bytes are ever opened, never a path or URL: playlists and session descriptions, which would make
+FFmpeg open what they name, are not among the formats. Blocks are mixed and resampled as they come, so
+memory follows the limit, whatever rate and channels a small file unfolds to.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +22,13 @@ Samples = npt.NDArray[np.float32]
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
 SILENT_DBFS = -60.0  # RMS below it counts as silence
 FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
+LOUDEST = 1e10  # beyond any integer scale exported as float; more is damage, and would overflow
 BLOCKS_PER_SECOND = 4  # decoded at a time; of a damaged file, what lies before the block is kept
+BLOCK_SAMPLES = 1 << 20  # of all channels together, at most in one block
+HIGHEST_RATE = 768_000  # Hz
+UNKNOWN_FRAMES = 1 << 62  # libsndfile: a header without a length counts more
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
+DEMUXERS = "mov,matroska,aac,amr,mp3,ogg,flac,wav,w64,aiff,caf,asf,avi,flv,mpeg,mpegts"  # FFmpeg's names
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,30 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Source:
-    """A decoded stream: ``blocks`` of float32 [samples, channels] at the source's rate."""
+    """A decoded stream: ``blocks`` of float32 [samples, channels]; ``declared`` seconds where a header tells."""
 
     container: str
     codec: str
     sample_rate: int
     channels: int
+    declared: float | None
     blocks: Iterator[Samples]
+
+
+@dataclass
+class _Levels:
+    """Sums over the blocks heard: ``frames`` counts instants, ``clipped`` single samples."""
+
+    frames: int = 0
+    peak: float = 0.0
+    squares: float = 0.0
+    clipped: int = 0
+
+    def add(self, block: Samples, mono: Samples, peak: float) -> None:
+        self.frames += len(block)
+        self.peak = max(self.peak, peak)
+        self.squares += float(np.square(mono, dtype=np.float64).sum())
+        self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
 
 
 def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = None) -> Recording:
@@ -80,64 +105,85 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
     if len(data) > limits.max_bytes:
         raise TooLarge(f"The audio file{named} exceeds {limits.max_bytes >> 20} MB; send less, or a compressed format.")
     warnings: list[str] = []
-    source, samples = _decode(data, limits, named, warnings)
-    mono = samples.mean(axis=1, dtype=np.float32)
-    receipt = _receipt(source, samples, mono, warnings)
-    mono = _pad(_resample(mono, source.sample_rate, rate), rate, warnings)
+    source, mono, levels = _decode(data, rate, limits, named, warnings)
+    if not warnings and _cut_off(data, source, levels.frames / source.sample_rate):
+        warnings.append("The file seems cut off; what is there was used.")
+    receipt = _receipt(source, levels, warnings)
+    mono = _pad(mono, rate, warnings)
     digest = hashlib.sha256(f"{rate}:".encode() + mono.tobytes()).hexdigest()
     return Recording(mono, rate, receipt, digest)
 
 
-def _decode(data: bytes, limits: Limits, named: str, warnings: list[str]) -> tuple[_Source, Samples]:
-    """The first reader that finds samples [n, channels]; PyAV bears more damage than soundfile."""
+def _decode(
+    data: bytes, rate: int, limits: Limits, named: str, warnings: list[str]
+) -> tuple[_Source, Samples, _Levels]:
+    """The first reader that finds samples; PyAV bears more damage than soundfile."""
     understood = False
     for opened in (_open_soundfile, _open_av):
         if source := opened(data):
             understood = True
-            samples = _collect(source, limits, named, warnings)
-            if len(samples):
-                return source, samples
+            mono, levels = _collect(source, rate, limits, named, warnings)
+            if levels.frames:
+                return source, mono, levels
     if understood:
         raise AudioError(f"The audio file{named} holds no samples; it may have been cut off. Send it again.")
     raise AudioError(f"The file{named} is not audio that can be read; send {FORMATS}.")
 
 
-def _collect(source: _Source, limits: Limits, named: str, warnings: list[str]) -> Samples:
-    """All samples [n, channels] of a source; stops once more than the allowed seconds have come."""
-    blocks: list[Samples] = [np.zeros((0, source.channels), np.float32)]
-    total = 0
+def _collect(source: _Source, rate: int, limits: Limits, named: str, warnings: list[str]) -> tuple[Samples, _Levels]:
+    """Mono samples [n] at ``rate`` Hz; stops once more than the allowed seconds have come."""
+    too_long = TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
+    if (source.declared or 0) > limits.max_seconds:
+        raise too_long
+    resample = _resampler(source.sample_rate, rate)
+    levels, parts = _Levels(), []
+    for block in _undamaged(source.blocks, warnings):
+        peak = float(np.abs(block).max(initial=0))
+        if not peak <= LOUDEST:  # NaN compares false
+            raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
+        mono = block.mean(axis=1, dtype=np.float32)
+        levels.add(block, mono, peak)
+        if levels.frames > limits.max_seconds * source.sample_rate:
+            raise too_long
+        parts.append(resample(mono, False))
+    return np.concatenate([*parts, resample(np.zeros(0, np.float32), True)]), levels
+
+
+def _undamaged(blocks: Iterator[Samples], warnings: list[str]) -> Iterator[Samples]:
+    """The blocks before the first that cannot be read."""
     try:
-        for block in source.blocks:
-            blocks.append(block)
-            total += len(block)
-            if total > limits.max_seconds * source.sample_rate:
-                raise TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
+        yield from blocks
     except (RuntimeError, ValueError, OSError):  # what soundfile and PyAV raise for broken data
         warnings[:] = ["The file is damaged; what could be read of it was used."]
-    samples = np.concatenate(blocks)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
-    return samples
 
 
-def _receipt(source: _Source, samples: Samples, mono: Samples, warnings: list[str]) -> Receipt:
-    peak = float(np.abs(samples).max())
-    rms = float(np.sqrt(np.mean(np.square(mono, dtype=np.float64))))
-    rms_dbfs = 20 * float(np.log10(max(rms, 1e-10)))
-    clipped = float((np.abs(samples) >= FULL_SCALE).mean())
+def _cut_off(data: bytes, source: _Source, seconds: float) -> bool:
+    """Whether the file ends before its own header, or the last Ogg page, says it does."""
+    if data[:4] == b"RIFF":
+        return len(data) < int.from_bytes(data[4:8], "little") < 0x7FFF_0000  # beyond: length left open
+    if data[:4] == b"OggS":
+        last = data[data.rfind(b"OggS") :]
+        lacing = last[27 : 27 + last[26]] if len(last) > 26 else b""
+        return not lacing or not last[5] & 4 or len(last) < 27 + len(lacing) + sum(lacing)  # 4: end of stream
+    return seconds < 0.95 * (source.declared or 0) - 0.1
+
+
+def _receipt(source: _Source, levels: _Levels, warnings: list[str]) -> Receipt:
+    rms_dbfs = 10 * math.log10(max(levels.squares / levels.frames, 1e-20))
+    clipped = levels.clipped / (levels.frames * source.channels)
     if rms_dbfs < SILENT_DBFS:
         warnings.append("The recording is silent.")
     if clipped > 0.001:
         warnings.append(f"{clipped:.1%} of the samples are clipped; record at a lower level.")
-    seconds = len(samples) / source.sample_rate
+    seconds = round(levels.frames / source.sample_rate, 3)
     return Receipt(
         container=source.container,
         codec=source.codec,
         sample_rate=source.sample_rate,
         channels=source.channels,
-        seconds=round(seconds, 3),
-        seconds_used=round(seconds, 3),
-        peak=round(peak, 4),
+        seconds=seconds,
+        seconds_used=seconds,
+        peak=round(levels.peak, 4),
         rms_dbfs=round(rms_dbfs, 1),
         clipped=round(clipped, 5),
         silent=rms_dbfs < SILENT_DBFS,
@@ -145,13 +191,14 @@ def _receipt(source: _Source, samples: Samples, mono: Samples, warnings: list[st
     )
 
 
-def _resample(mono: Samples, source_rate: int, rate: int) -> Samples:
+def _resampler(source_rate: int, rate: int) -> Callable[[Samples, bool], Samples]:
+    """A function of (mono block [n], whether it is the last) to what is ready at ``rate`` Hz."""
     if source_rate == rate:
-        return mono
+        return lambda block, last: block
     import soxr
 
-    resampled: Samples = soxr.resample(mono, source_rate, rate).astype(np.float32)
-    return resampled
+    stream = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+    return lambda block, last: stream.resample_chunk(block, last=last)
 
 
 def _pad(mono: Samples, rate: int, warnings: list[str]) -> Samples:
@@ -163,45 +210,63 @@ def _pad(mono: Samples, rate: int, warnings: list[str]) -> Samples:
     return np.pad(mono, (0, missing))
 
 
+class _Bytes(io.BytesIO):
+    """A broken header may ask for a place before the start: the reader is told that nothing moved."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _open_soundfile(data: bytes) -> _Source | None:
     import soundfile
 
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = soundfile.SoundFile(_Bytes(data))
     except (RuntimeError, ValueError, TypeError):
         return None
-    if not 0 < file.samplerate <= 768_000:
+    rate, channels = file.samplerate, file.channels
+    if not 0 < rate <= HIGHEST_RATE:
+        file.close()
         return None
+    size = max(1, min(rate // BLOCKS_PER_SECOND, BLOCK_SAMPLES // channels))
 
     def blocks() -> Iterator[Samples]:
         with file:
-            while len(
-                block := file.read(max(1, file.samplerate // BLOCKS_PER_SECOND), dtype="float32", always_2d=True)
-            ):
+            while len(block := file.read(size, dtype="float32", always_2d=True)):
                 yield block
 
-    return _Source(file.format, file.subtype, file.samplerate, file.channels, blocks())
+    declared = file.frames / rate if file.frames < UNKNOWN_FRAMES else None
+    return _Source(file.format, file.subtype, rate, channels, declared, blocks())
 
 
 def _open_av(data: bytes) -> _Source | None:
     import av
 
     try:
-        container = av.open(io.BytesIO(data), "r", metadata_errors="ignore")
+        # a demuxer that follows names (concat, hls, sdp, dash) is refused, and so is every protocol
+        only = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
+        container = av.open(_Bytes(data), "r", metadata_errors="ignore", container_options=only)
         stream = container.streams.audio[0]
         rate, channels = stream.rate or 0, stream.channels
-        codec = stream.codec_context.name
+        codec, name = stream.codec_context.name, container.format.name
     except (av.FFmpegError, IndexError, ValueError, OSError, AttributeError):  # the last: a codec FFmpeg lacks
         return None
-    if not 0 < rate <= 768_000 or not channels:
+    if not 0 < rate <= HIGHEST_RATE or not channels:
         container.close()
         return None
 
     def blocks() -> Iterator[Samples]:
-        to_float = av.AudioResampler(format="fltp")
+        to_float = av.AudioResampler(format="fltp", rate=rate)  # a frame may differ from its header
         with container:
-            for frame in container.decode(stream):
-                for converted in to_float.resample(frame):
-                    yield converted.to_ndarray().T
+            try:
+                for frame in container.decode(stream):
+                    for converted in to_float.resample(frame):
+                        yield converted.to_ndarray().T
+            except av.FFmpegError as error:  # some of its kinds are no OSError, ValueError or RuntimeError
+                raise ValueError("broken stream") from error
 
-    return _Source(container.format.name, codec, rate, channels, blocks())
+    declared = float(stream.duration * stream.time_base) if "mp4" in name and stream.duration else None
+    return _Source(name, codec, rate, channels, declared, blocks())

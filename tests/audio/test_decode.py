@@ -1,12 +1,15 @@
 """Every accepted format, what the receipt says of it, and every kind of file that is none."""
 
+import contextlib
 import io
 import time
+import tracemalloc
 
 import av
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,6 +129,39 @@ def test_no_samples_and_no_numbers():
         hear(by_soundfile(broken, 48_000, "WAV", "FLOAT"))
 
 
+def test_finite_samples_that_would_overflow_are_refused():
+    for loud in (np.full((16_000, 8), 3e38), np.sign(tone()) * 3e38, np.full(16_000, 1e300)):
+        with pytest.raises(AudioError, match="not numbers"):
+            hear(by_soundfile(loud, 48_000, "WAV", "DOUBLE"))
+
+
+def test_text_that_names_other_files_opens_none(tmp_path, monkeypatch):
+    (tmp_path / "private.wav").write_bytes(by_soundfile(tone(), 48_000))
+    monkeypatch.chdir(tmp_path)
+    session = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nprivate.wav\n#EXT-X-ENDLIST\n"
+    begun = time.monotonic()
+    for text in (b"ffconcat version 1.0\nfile private.wav\n", playlist, session):
+        with pytest.raises(AudioError, match="not audio"):
+            hear(text)
+    assert time.monotonic() - begun < 5  # the session description would wait for packets
+
+
+def test_a_header_that_points_before_the_start_prints_no_traceback(monkeypatch):
+    raised = []
+    monkeypatch.setattr("sys.unraisablehook", raised.append)
+    damaged = bytearray(by_soundfile(tone(), 48_000, "AIFF"))
+    damaged[38] = 0x7F
+    with contextlib.suppress(OvertoneError):
+        hear(bytes(damaged))
+    assert not raised
+
+
+def test_a_web_page_is_not_taken_for_headerless_sound():
+    with pytest.raises(AudioError, match="not audio"):
+        hear(b"<!doctype html><html>" + b"<p>x</p>" * 2_000)
+
+
 def test_a_video_without_sound_is_no_audio():
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as file:
@@ -147,6 +183,22 @@ def test_too_long_is_refused_before_it_is_all_decoded():
     assert time.monotonic() - begun < 5
 
 
+def test_memory_follows_the_limit_not_what_a_small_file_unfolds_to():
+    data = by_soundfile(np.zeros((50 * 48_000, 8), np.int16), 48_000, "FLAC")  # 77 MB as float32
+    assert len(data) < 100_000
+    tracemalloc.start()
+    try:
+        hear(data)
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_length_that_no_header_tells_is_bounded_while_decoding():
+    with pytest.raises(TooLarge, match="1 s"):
+        hear(by_av(tone(3.0), "adts", "aac"), Limits(1, 8 << 20))
+
+
 def test_too_many_bytes_are_refused():
     with pytest.raises(TooLarge, match="MB"):
         hear(bytes(2 << 20), Limits(60, 1 << 20))
@@ -158,6 +210,19 @@ def test_a_file_cut_off_gives_what_is_there(container):
     data = by_soundfile(noise, 48_000, container, "VORBIS" if container == "OGG" else "PCM_16")
     recording = hear(data[: len(data) * 3 // 4])
     assert 2.0 < len(recording.samples) / RATE < 5.0
+    assert any("cut off" in warning or "damaged" in warning for warning in recording.receipt.warnings)
+
+
+@pytest.mark.parametrize(("container", "codec"), SOUNDFILE)
+def test_whole_files_are_not_called_cut_off(container, codec):
+    assert hear(by_soundfile(tone(2.0), 48_000, container, codec)).receipt.warnings == []
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_block_by_block_equals_all_at_once(rate):
+    data = by_soundfile(tone(2.0, rate), rate, "WAV", "FLOAT")
+    whole = soxr.resample(tone(2.0, rate), rate, RATE)
+    np.testing.assert_allclose(hear(data).samples, whole, atol=1e-5)
 
 
 SEEDS = [

@@ -45,6 +45,9 @@ class AlonePath:
             self._caches[request.id] = DynamicCache(config=self._shell.config.get_text_config())
             if request.clips:
                 inputs = self._features(sequence)
+        extra = self._caches[request.id].get_seq_length() - sequence.computed
+        if extra > 0:  # the step is repeated: it must find what it found the first time
+            self._caches[request.id].crop(-extra)
         device = self._shell.device
         pending = torch.tensor([sequence.tokens[sequence.computed : sequence.computed + tokens]], device=device)
         output = model(

@@ -39,6 +39,7 @@ from app.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_CLOSING = "The server is shutting down; try again in a moment."
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Engine:
         check(request, self.room, self.limits.max_resident)
         with self._changed:
             if not self._open:
-                raise NotReady("The server is shutting down; try again in a moment.")
+                raise NotReady(_CLOSING)
             if len(self._sequences) >= self.limits.max_queue + self.limits.max_batch:
                 self.stats.rejected += 1
                 raise QueueFull(f"{len(self._sequences)} requests are in line already; try again shortly.")
@@ -129,7 +130,6 @@ class Engine:
 
     def free_slots(self, name: str | None = None) -> "Future[list[str]]":
         """Free the slots of one adapter, or of all, that no running request uses; returns their uids."""
-
         return self.call(lambda: self.residency.free(name))
 
     def fingerprint(self) -> "Future[str]":
@@ -138,10 +138,15 @@ class Engine:
 
         def work() -> Generator[None, None, None]:
             lines = []
-            for line in weight_checksums(self._model):
-                lines.append(line)
-                yield
-            future.set_result(combine_checksums(lines))
+            try:
+                for line in weight_checksums(self._model):
+                    lines.append(line)
+                    yield
+                future.set_result(combine_checksums(lines))
+            except GeneratorExit:
+                future.set_exception(NotReady(_CLOSING))
+            except Exception as error:
+                future.set_exception(error)
 
         self.call(lambda: self._tasks.append(work()))
         return future
@@ -166,16 +171,30 @@ class Engine:
     def _run(self) -> None:
         with torch.inference_mode():
             while not self._stopping:
-                self._take_inbox()
-                self._drop_ended()
-                chunks = self.scheduler.plan(self._claim)
-                if chunks:
-                    self._step(chunks)
-                self._advance_task()
-                if not chunks:
-                    self._wait()
-            for sequence in list(self._sequences.values()):
-                self._fail(sequence, NotReady("The server is shutting down; try again in a moment."))
+                try:
+                    self._turn()
+                except Exception:  # a fault of ours: whoever runs is told, the thread lives on
+                    log.exception("a turn of the engine failed")
+                    self._fail_all(EngineFault("The engine met a fault; the request may be sent again."))
+            self._take_inbox()
+            self._fail_all(NotReady(_CLOSING))
+            for task in self._tasks:
+                task.close()
+
+    def _turn(self) -> None:
+        """Everything that happens between two steps, and a step."""
+        self._take_inbox()
+        self._drop_ended()
+        chunks = self.scheduler.plan(self._claim)
+        if chunks:
+            self._step(chunks)
+        self._advance_task()
+        if not chunks:
+            self._wait()
+
+    def _fail_all(self, error: OvertoneError) -> None:
+        for sequence in list(self._sequences.values()):
+            self._fail(sequence, error)
 
     def _enter(self, sequence: Sequence) -> None:
         if sequence.request.id in self._sequences:  # not ended while it lay in the inbox
@@ -185,22 +204,24 @@ class Engine:
         """One step for all; a chunk that makes it fail is found by stepping each alone."""
         begun = time.monotonic()
         try:
-            self._accept(chunks, self.runner.step(chunks))
+            tokens = self.runner.step(chunks)
         except Exception:
             log.exception("a step of %d sequences failed; stepping each alone", len(chunks))
             self._step_each(chunks)
+        else:
+            self._accept(chunks, tokens)
         self.stats.step(len(chunks), time.monotonic() - begun)
 
     def _step_each(self, chunks: list[Chunk]) -> None:
         """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
         for chunk in chunks:
-            if chunk.sequence.request.id not in self._sequences:
-                continue
             try:
-                self._accept([chunk], self.runner.step([chunk]))
+                tokens = self.runner.step([chunk])
             except Exception:
                 log.exception("request %s failed", chunk.sequence.request.id)
                 self._fail(chunk.sequence, EngineFault("This request failed inside the model; others go on."))
+            else:
+                self._accept([chunk], tokens)
 
     def _accept(self, chunks: list[Chunk], tokens: list[int | None]) -> None:
         """Count what was computed and hand each sequence its next token."""
@@ -222,8 +243,7 @@ class Engine:
         if token in self._prompt.eos_ids and not sampling.ignore_eos:
             return self._finish(sequence, "stop")
         self.stats.generated_tokens += 1
-        text = sequence.stream.push(token)
-        sequence.request.emit(Token(token, text))
+        _emit(sequence, Token(token, sequence.stream.push(token)))
         if sequence.stream.stopped:
             self._finish(sequence, "stop")
         elif sequence.new_tokens >= sampling.max_new_tokens:
@@ -235,6 +255,10 @@ class Engine:
             answer = self.residency.claim(sequence)
         except OvertoneError as error:
             self._fail(sequence, error)
+            return Claim.LOADING
+        except Exception:
+            log.exception("an adapter of request %s could not be made resident", sequence.request.id)
+            self._fail(sequence, EngineFault("The adapter could not be loaded onto the device; others go on."))
             return Claim.LOADING
         if answer is Claim.READY and sequence.admitted is None:
             sequence.admitted = time.monotonic()
@@ -254,7 +278,7 @@ class Engine:
         rest = sequence.stream.finish()
         self._release(sequence)
         if rest and reason != "cancelled":
-            sequence.request.emit(Token(None, rest))
+            _emit(sequence, Token(None, rest))
         self.stats.finished += 1
         request = sequence.request
         self._end(
@@ -278,7 +302,7 @@ class Engine:
         with self._changed:
             self._sequences.pop(sequence.request.id, None)
             self._changed.notify_all()
-        sequence.request.emit(event)
+        _emit(sequence, event)
 
     def _release(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
@@ -311,3 +335,12 @@ class Engine:
         with self._changed:
             self._woken = True
             self._changed.notify_all()
+
+
+def _emit(sequence: Sequence, event: Token | Done | Failed) -> None:
+    """Hand over an event; a receiver that fails ends its own request."""
+    try:
+        sequence.request.emit(event)
+    except Exception:
+        log.exception("the receiver of request %s failed", sequence.request.id)
+        sequence.cancelled = True

@@ -95,11 +95,11 @@ class AdapterBank:
         self._selected = None
         for path, pair in adapter.pairs.items():
             layer = self._layers[path]
+            layer.users.add(slot.uid)  # first, so that `clear` also finds a copy that failed half-way
             layer.grow(capacity)
             end = slot.start + pair.a.shape[0]
             layer.lora_a[slot.start : end].copy_(pair.a, non_blocking=True)
             layer.lora_b[slot.start : end].copy_(pair.b, non_blocking=True)
-            layer.users.add(slot.uid)
         if adapter.projector:
             device = self._reference.device
             self._projectors[slot.uid] = {p: t.to(device) for p, t in adapter.projector.items()}

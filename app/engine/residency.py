@@ -40,15 +40,18 @@ class Residency:
             sequence.timings.activation = 1e3 * (time.monotonic() - sequence.submitted)
             return Claim.LOADING
         held: list[str] = []
-        for adapter in adapters:
-            if not self._make_resident(adapter, weights):
+        try:
+            for adapter in adapters:
+                if not self._make_resident(adapter, weights):
+                    return Claim.FULL
+                self.slots.use(adapter.uid)
+                held.append(adapter.uid)
+            sequence.slots_held = True
+        finally:
+            if not sequence.slots_held:
                 for uid in held:
                     self.slots.leave(uid)
-                return Claim.FULL
-            self.slots.use(adapter.uid)
-            held.append(adapter.uid)
         self._gathered.pop(sequence.request.id, None)
-        sequence.slots_held = True
         return Claim.READY
 
     def release(self, sequence: Sequence) -> None:
@@ -112,6 +115,10 @@ class Residency:
         slot, evicted = placed
         for victim in evicted:
             self._runner.clear(victim)
-        self._runner.load(slot, own, self.slots.capacity)
+        try:
+            self._runner.load(slot, own, self.slots.capacity)
+        except Exception:  # half an adapter must not stay behind as if it were whole
+            self._runner.clear(self.slots.evict(slot.uid))
+            raise
         self.cold_loads += 1
         return True

@@ -1,6 +1,7 @@
 """A request's life: limits, stops, cancels, deadlines, faults; nothing is left behind."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -140,3 +141,77 @@ def test_pins_that_leave_no_slot_are_told_and_block_nobody(drive, expected):
     assert isinstance(refused.error, Conflict)
     assert "unpin" in str(refused.error)
     assert fine.tokens == expected(Job((("qv", 1.0),)))
+
+
+def test_a_receiver_that_fails_ends_its_own_request_alone(drive, expected):
+    driver = drive()
+
+    def failing(event):
+        raise RuntimeError("planted")
+
+    request = driver.submit(Job((), (1,)), Sampling(max_new_tokens=500, ignore_eos=True))
+    driver.engine._sequences[request.id].request = replace(request, emit=failing)
+    good, other = (driver.submit(job) for job in (Job(), Job((("dora", 1.0),))))
+    driver._queues.pop(0)
+    answers = driver.answers()
+    assert [answer.tokens for answer in answers] == [expected(Job()), expected(Job((("dora", 1.0),)))]
+    assert good.id != other.id
+    driver.assert_idle()
+
+
+def test_a_failed_step_is_repeated_rightly_for_adapters_served_alone(drive, expected):
+    """One of two alone sequences fails after the other has stepped: its cache must not hold a token twice."""
+    driver = drive()
+    alone = driver.engine.runner.alone
+    original, failures = alone.step, []
+
+    def faulty(sequence, tokens):
+        if len(sequence.request.clips) == 2 and sequence.new_tokens == 3:
+            failures.append(sequence)
+            raise RuntimeError("planted")
+        return original(sequence, tokens)
+
+    alone.step = faulty
+    job = Job((("dora", 1.0),), (1,))
+    good, bad = driver.ask(job, Job((("dora", 1.0),), (0, 1)))
+    assert failures
+    assert isinstance(bad.error, EngineFault)
+    assert good.tokens == expected(job)
+    driver.assert_idle()
+
+
+def test_an_adapter_that_fails_to_load_leaves_nothing_behind(drive, expected):
+    driver = drive()
+    bank = driver.engine.runner.bank
+    layer = list(bank._layers.values())[-3]
+    original = layer.grow
+
+    def out_of_memory(columns):
+        layer.grow = original
+        raise MemoryError("planted")
+
+    layer.grow = out_of_memory
+    everything = Job((("everything", 1.0),))
+    failed, fine = driver.ask(everything, Job())
+    assert isinstance(failed.error, EngineFault)
+    assert fine.tokens == expected(Job())
+    assert not driver.engine.residency.slots.slots
+    assert driver.ask(everything)[0].tokens == expected(everything)
+    driver.assert_idle()
+
+
+def test_a_fault_of_the_engine_itself_is_told_and_survived(drive, expected):
+    driver = drive()
+    scheduler = driver.engine.scheduler
+    original = scheduler.plan
+
+    def broken(claim):
+        scheduler.plan = original
+        raise RuntimeError("planted")
+
+    scheduler.plan = broken
+    driver.submit(Job())
+    answers = driver.answers()
+    assert answers[0].error is None or isinstance(answers[0].error, EngineFault)
+    assert driver.ask(Job())[0].tokens == expected(Job())
+    driver.assert_idle()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from app.registry.registry import Registry
 
 from app.engine.engine import Engine, EngineLimits
 from app.engine.memory import PAGE_SIZE, MemoryPlan
@@ -16,6 +15,7 @@ from app.errors import OvertoneError
 from app.model.base import LoadedModel
 from app.model.features import Clip
 from app.model.prompt import Message, PromptRenderer
+from app.registry.registry import Registry
 from tests.support import clips_of, greedy, mix_adapters, oracle, oracle_model, peft_model, random_model, tone
 
 NEW = 20

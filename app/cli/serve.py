@@ -45,7 +45,7 @@ def _banner(settings: "Settings") -> Panel:
         ("model", settings.model),
         ("device", f"{device}, {dtype}"),
         ("adapters", str(settings.adapters.resolve())),
-        ("listens on", f"{url}  (page /, API /docs, stop with Ctrl+C)"),
+        ("listens on", f"{url}  (API at /docs, stop with Ctrl+C)"),
     ):
         facts.add_row(f"[dim]{name}[/dim]", value)
     return Panel(facts, title=f"overtone {__version__}", title_align="left", expand=False)

@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from app.model.base import LoadedModel
 from app.registry.registry import Registry
 
 Row = Mapping[str, float]
+SMALL_STEP = 16  # tokens
 AUDIO_PARTS = ("audio_tower", "projector")
 
 
@@ -60,8 +62,22 @@ class Runner:
         None stands for a row whose logits are not finite: that sequence is lost, its neighbours are not.
         """
         final = [chunk.sequence for chunk in chunks if chunk.final]
-        logits = self._logits(chunks)
-        return choose(logits, [s.request.sampling for s in final], [s.tokens for s in final]) if final else []
+        with self._fitting_threads(sum(chunk.tokens for chunk in chunks)):
+            logits = self._logits(chunks)
+            return choose(logits, [s.request.sampling for s in final], [s.tokens for s in final]) if final else []
+
+    @contextmanager
+    def _fitting_threads(self, tokens: int) -> Iterator[None]:
+        """On a CPU, one thread for small steps: waking more costs longer than the work they take over."""
+        threads = torch.get_num_threads()
+        if self._device.type != "cpu" or tokens > SMALL_STEP or threads == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def _logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Last-position logits [final chunks, vocabulary], in the chunks' order."""

@@ -1,6 +1,7 @@
 """Small random models and adapters made with plain transformers and PEFT, and the oracle over them."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "head": {"target_modules": r"lm_head"},
     "dora": {"use_dora": True},
     "bias": {"bias": "lora_only"},
+    "lora-bias": {"lora_bias": True},
+    "embedding": {"target_modules": ["embed_tokens"]},
+    "saved-head": {"modules_to_save": ["lm_head"]},
 }
 
 
@@ -109,7 +113,9 @@ def make_adapter(loaded: LoadedModel, folder: Path, seed: int, saved: bool = Tru
             torch.nn.init.normal_(parameter, std=0.2)
         elif "magnitude" in path or "modules_to_save" in path or (parameter.requires_grad and path.endswith("bias")):
             parameter.data = parameter.data + 0.2 * torch.randn_like(parameter) * parameter.data.abs().mean()
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    with warnings.catch_warnings():  # PEFT takes a bias of lora_B for a tensor that lost a dimension
+        warnings.filterwarnings("ignore", "Adapter 'default'.*invalid shape")
+        model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 

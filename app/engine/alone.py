@@ -81,6 +81,7 @@ class AlonePath:
                 adapter_name="alone",
                 autocast_adapter_dtype=False,
             )
+            self._folder(adapter)  # unchanged while it was being read
             self._models[adapter.uid] = model.eval()
             if len(self._models) > _KEPT:
                 self._models.popitem(last=False)

@@ -1,6 +1,7 @@
 """Uploaded archives: unpacked with limits that count real bytes, and nothing but plain files."""
 
 import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -21,7 +22,17 @@ KEPT = {CONFIG, WEIGHTS, FILE, "README.md"}
 _BLOCK = 1 << 20
 _TOO_LARGE = "The unpacked adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB)."
 # What zipfile, tarfile, gzip and the decompressors raise for damaged data
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ def _unpack(file: BinaryIO, destination: Path, limits: ArchiveLimits) -> set[str
             raise BadRequest(f"The archive holds {path.name} twice; send one adapter at a time.")
         found.add(path.name)
         with opened() as source, (destination / path.name).open("wb") as target:
-            room -= _copy(source, target, room)
+            room -= copy_stream(source, target, room)
     return found
 
 
@@ -81,8 +92,8 @@ def _refuse_unsafe(path: PurePosixPath) -> None:
         raise AdapterRejected(f"{path.name[:80]} is a pickle, which can run code; save the adapter as safetensors")
 
 
-def _copy(source: IO[bytes], target: BinaryIO, room: int) -> int:
-    """Copy at most ``room`` bytes; the number copied. Headers are not believed."""
+def copy_stream(source: IO[bytes], target: BinaryIO, room: int) -> int:
+    """Copy all of ``source``; the number of bytes. Raises TooLarge beyond ``room``: headers are not believed."""
     copied = 0
     while block := source.read(_BLOCK):
         copied += len(block)

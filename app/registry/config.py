@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,18 +12,37 @@ from app.errors import BadRequest
 
 FILE = "adapter_config.json"
 # These recompute the base's own weights while they load, so the adapter alone does not tell what was trained
-REWRITES_BASE = ("pissa", "olora", "corda", "loftq")
+REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Patterns come from strangers and are matched with every layer: nothing in them may backtrack for long
+MAX_PATTERNS, MAX_REPEATING, MAX_REPEATS = 1024, 8, 2
 
 
 def _is_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression") from error
+        raise ValueError(f"{pattern[:80]!r} is no regular expression") from error
+    if len(pattern) > 300 or len(_REPEAT.findall(pattern)) > MAX_REPEATS or _COSTLY.search(pattern):
+        raise ValueError(
+            f"{pattern[:80]!r} is more than a layer's name needs; use at most {MAX_REPEATS} of * + ?, "
+            "and no repeated groups, counted repeats or references"
+        )
     return pattern
 
 
+def _are_few(patterns: dict[str, Any]) -> dict[str, Any]:
+    if len(patterns) > MAX_PATTERNS:
+        raise ValueError(f"more than {MAX_PATTERNS} patterns")
+    if sum(bool(_REPEAT.search(pattern)) for pattern in patterns) > MAX_REPEATING:
+        raise ValueError(f"more than {MAX_REPEATING} patterns with * + or ?; name the layers instead")
+    return patterns
+
+
+_REPEAT = re.compile(r"(?<!\\)[*+?]")
+_COSTLY = re.compile(r"\)[*+?{]|(?<!\\)\{|\(\?|\\[1-9]")
 Pattern = Annotated[str, AfterValidator(_is_pattern)]
+Ranks = Annotated[dict[Pattern, PositiveInt], AfterValidator(_are_few)]
+Alphas = Annotated[dict[Pattern, FiniteFloat], AfterValidator(_are_few)]
 
 
 class AdapterConfig(BaseModel):
@@ -34,8 +54,8 @@ class AdapterConfig(BaseModel):
     base_model_name_or_path: str | None = None
     r: PositiveInt = 8
     lora_alpha: FiniteFloat = 8
-    rank_pattern: dict[Pattern, PositiveInt] | None = None
-    alpha_pattern: dict[Pattern, FiniteFloat] | None = None
+    rank_pattern: Ranks | None = None
+    alpha_pattern: Alphas | None = None
     use_rslora: bool | None = False
     use_dora: bool | None = False
     lora_bias: bool | None = False
@@ -66,7 +86,7 @@ class AdapterConfig(BaseModel):
     def unservable(self) -> list[str]:
         """Options that neither way of serving honours."""
         found = []
-        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(REWRITES_BASE):
+        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower().startswith(REWRITES_BASE):
             found.append(
                 f"init_lora_weights={self.init_lora_weights[:20]!r} changes the base model's weights; convert it with "
                 "PEFT's save_pretrained(path_initial_model_for_weight_conversion=…)"
@@ -104,4 +124,9 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def _ends(pattern: str, path: str) -> bool:
-    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    return _ending(pattern).match(path) is not None
+
+
+@lru_cache(4 * MAX_PATTERNS)  # more than re itself keeps: EVA names every layer
+def _ending(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")

@@ -23,11 +23,14 @@ Signature = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One version of one adapter. ``path`` is where it lay when it was found: ask the registry for it."""
+    """One version of one adapter; `uid` names its weights and no others, for as long as the process lives.
+
+    ``files`` tells whether its folder has been changed since; ask the registry where it lies now.
+    """
 
     name: str
     version: int
-    path: Path
+    files: Signature
     manifest: Manifest
     report: Report
 
@@ -37,7 +40,7 @@ class Adapter:
 
 
 class Registry:
-    """Safe to use from any thread. Files are validated and copied outside the lock, renamed inside it."""
+    """Safe to use from any thread. Files are read, copied and hashed outside the lock, renamed inside it."""
 
     def __init__(self, root: Path, spec: BaseSpec, *, max_rank: int, keep_versions: int) -> None:
         self.root = root
@@ -47,6 +50,7 @@ class Registry:
         self._adapters: dict[str, Adapter] = {}
         self._broken: dict[str, list[str]] = {}
         self._seen: dict[str, Signature] = {}
+        self._numbers: dict[str, int] = {}  # the highest number given to each name, never forgotten
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -82,22 +86,28 @@ class Registry:
             return sorted({*self._store.versions(name), self.get(name).version})
 
     def folder(self, adapter: Adapter) -> Path:
-        """Where this version lies now. Raises AdapterNotFound when it is gone."""
+        """Where this version lies now.
+
+        Raises AdapterNotFound when it is gone, Conflict when somebody has changed its files by hand.
+        """
         with self._lock:
             current = self._adapters.get(adapter.name)
-            if current and current.version == adapter.version:
-                return self.root / adapter.name
-            past = self._store.past(adapter.name, adapter.version)
-            if past.is_dir():
-                return past
-            raise AdapterNotFound(adapter.name, self._adapters)
+            is_current = current is not None and current.version == adapter.version
+            folder = self.root / adapter.name if is_current else self._store.past(adapter.name, adapter.version)
+            if not folder.is_dir():
+                raise AdapterNotFound(adapter.name, self._adapters)
+            if _signature(folder) != adapter.files:
+                raise Conflict(f"The files of {adapter.uid} were changed on disk; ask again in a few seconds.")
+            return folder
 
     def read(self, adapter: Adapter) -> AdapterWeights:
-        """The tensors of exactly this version, also when another has become current."""
+        """The tensors of exactly this version, also when another has become current. Raises as `folder` does."""
         try:
-            return read_weights(self.folder(adapter))
+            weights = read_weights(self.folder(adapter))
         except FileNotFoundError:  # moved aside between the two calls
-            return read_weights(self.folder(adapter))
+            weights = read_weights(self.folder(adapter))
+        self.folder(adapter)  # unchanged while it was being read
+        return weights
 
     def check(self, folder: Path) -> Report:
         """Validate a folder that is not in the registry."""
@@ -109,43 +119,47 @@ class Registry:
         Raises BadRequest for the name, Conflict when it is taken, AdapterRejected when it does not fit.
         """
         check_name(name)
-        if not replace and name in self._store.names():
-            raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
-        report = self.check(folder)
-        if not report.ok:
-            raise AdapterRejected("The adapter does not fit", report.problems)
-        staged = self._store.stage(folder)
-        with self._lock:
-            if not replace and (self.root / name).exists():
-                raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
-            current = self._current_version(name)
-            version = max([current or 0, *self._store.versions(name)]) + 1
+        self._refuse_taken(name, replace)
+        with self._store.staged(folder) as staged:
+            report = self.check(staged)
+            if not report.ok:
+                raise AdapterRejected("The adapter does not fit", report.problems)
+            version = self._next_number(name)
             manifest = self._manifest(staged, name, version, report, fields)
             self._store.seal(staged, dump_manifest(manifest))
-            self._store.switch(name, staged, current)
-            self._forget(name)
-            self._seen[name] = _signature(self.root / name)
-            adapter = self._adapters[name] = Adapter(name, version, self.root / name, manifest, report)
-            return adapter
+            with self._lock:
+                self._refuse_taken(name, replace)
+                self._store.switch(name, staged, self._number_in_place(name))
+                return self._put(name, version, manifest, report)
 
     def rollback(self, name: str, version: int | None = None) -> Adapter:
-        """Make an older version current again: the one before, or ``version``. Raises NotFound without it."""
+        """Make an older version current again: the one before, or ``version``.
+
+        Raises NotFound without it, AdapterRejected when it no longer fits, Conflict when another change came first.
+        """
+        current = self.get(name)
+        past = self._store.versions(name)
+        older = [v for v in past if v < current.version] if version is None else [v for v in past if v == version]
+        if not older:
+            raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, past)) or 'none'}.")
+        folder = self._store.past(name, older[-1])
+        report = self.check(folder)
+        if not report.ok:
+            raise AdapterRejected(f"Version {older[-1]} of {name!r} does not fit any more", report.problems)
+        manifest = read_manifest(folder) or self._manifest(folder, name, older[-1], report, {})
         with self._lock:
-            current = self.get(name).version
-            past = self._store.versions(name)
-            older = [v for v in past if v < current] if version is None else [v for v in past if v == version]
-            if not older:
-                raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, past)) or 'none'}.")
-            self._store.switch(name, self._store.past(name, older[-1]), current)
-            return self._take(name)
+            if self._adapters.get(name) is not current or not folder.is_dir():
+                raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
+            self._store.switch(name, folder, current.version)
+            return self._put(name, older[-1], manifest, report)
 
     def remove(self, name: str) -> None:
         """Take an adapter out of service; its files stay in the history."""
         with self._lock:
-            version = self._current_version(name) if name in self._store.names() else None
-            if version is None:
+            number = self._number_in_place(name) if name in self._store.names() else None
+            if number is None:
                 raise AdapterNotFound(name, self._adapters)
-            self._store.remove(name, version)
+            self._store.remove(name, number)
             self._forget(name)
 
     def refresh(self) -> list[str]:
@@ -159,12 +173,6 @@ class Registry:
         for name in changed:
             self._load(name)
         return sorted(gone + changed)
-
-    def _take(self, name: str) -> Adapter:
-        """Read what was just switched in; its number is its own, not a hand edit's."""
-        self._forget(name)
-        self._load(name)
-        return self.get(name)
 
     def _load(self, name: str) -> None:
         """Read one folder; whatever is wrong with it makes it broken, never the registry."""
@@ -181,31 +189,49 @@ class Registry:
         with self._lock:
             if _signature(folder) != signature:
                 return  # changed meanwhile: the next look tells
-            known = self._adapters.get(name)
-            if known and self._seen.get(name) == signature:
+            if self._seen.get(name) == signature:
                 return  # published meanwhile
             self._forget(name)
             self._seen[name] = signature
             if problems:
                 self._broken[name] = problems
                 return
-            version = manifest.version
-            if known and version <= known.version:  # changed by hand: other weights need another number
-                version = known.version + 1
-            self._adapters[name] = Adapter(name, version, folder, manifest, report)
+            own = manifest.version
+            free = own > self._numbers.get(name, 0) and own not in self._store.versions(name)
+            self._put(name, own if free else self._next_number(name), manifest, report)
+
+    def _put(self, name: str, version: int, manifest: Manifest, report: Report) -> Adapter:
+        """The folder of ``name`` holds this version now."""
+        files = _signature(self.root / name)
+        adapter = Adapter(name, version, files, manifest, report)
+        self._broken.pop(name, None)
+        self._seen[name] = files
+        self._adapters[name] = adapter
+        self._numbers[name] = max(version, self._numbers.get(name, 0))
+        return adapter
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)
         self._adapters.pop(name, None)
         self._broken.pop(name, None)
 
-    def _current_version(self, name: str) -> int | None:
-        """Number of the folder now in place; a broken one gets the next free number."""
+    def _next_number(self, name: str) -> int:
+        """A number that no version of this name has had: other weights never get the uid of these."""
+        with self._lock:
+            in_place = self._adapters[name].version if name in self._adapters else 0
+            taken = [self._numbers.get(name, 0), in_place, *self._store.versions(name)]
+            self._numbers[name] = max(taken) + 1
+            return self._numbers[name]
+
+    def _number_in_place(self, name: str) -> int | None:
+        """Number of the folder that has this name now; a broken one gets a new one."""
         if name in self._adapters:
             return self._adapters[name].version
-        if (self.root / name).exists():
-            return max([0, *self._store.versions(name)]) + 1
-        return None
+        return self._next_number(name) if (self.root / name).exists() else None
+
+    def _refuse_taken(self, name: str, replace: bool) -> None:
+        if not replace and (self.root / name).exists():
+            raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
 
     def _manifest(self, folder: Path, name: str, version: int, report: Report, fields: dict[str, Any]) -> Manifest:
         """The folder's own manifest with what is certain filled in, or a new one."""

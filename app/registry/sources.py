@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
-from app.registry.archive import KEPT, ArchiveLimits, copy_adapter
+from app.registry.archive import KEPT, ArchiveLimits, copy_adapter, copy_stream
 from app.registry.config import FILE as CONFIG
 
 HUB = "hf://"
@@ -66,10 +66,8 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
             remote = f"{path.rstrip('/')}/{name}"
             if not system.exists(remote):
                 continue
-            room -= int(system.size(remote) or 0)
-            if room < 0:
-                raise TooLarge("The adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB).")
-            system.get_file(remote, str(destination / name))
+            with system.open(remote, "rb") as source, (destination / name).open("wb") as target:
+                room -= copy_stream(source, target, room)
     except (ImportError, ValueError, OSError) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
     if not (destination / CONFIG).is_file():

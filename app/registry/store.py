@@ -9,6 +9,8 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.registry.manifest import FILE
@@ -48,15 +50,22 @@ class Store:
     def past(self, name: str, version: int) -> Path:
         return self._history / name / str(version)
 
-    def stage(self, source: Path) -> Path:
-        """Copy an adapter's files and sync them to disk; the staged folder, still without a manifest of ours."""
+    @contextmanager
+    def staged(self, source: Path) -> Iterator[Path]:
+        """A copy of an adapter's files, synced to disk; gone at the end unless it was switched in.
+
+        Links are copied as what they lead to: whoever lets strangers name folders refuses links before.
+        """
         self._staging.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._staging))
-        for file in sorted(source.iterdir()):
-            if file.is_file() and not file.is_symlink():
-                shutil.copyfile(file, folder / file.name)
-                _sync(folder / file.name)
-        return folder
+        try:
+            for file in sorted(source.iterdir()):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+                    _sync(folder / file.name)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def seal(self, staged: Path, manifest: str) -> None:
         """Write the manifest, the last of an adapter's files."""

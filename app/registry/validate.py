@@ -16,7 +16,7 @@ from app.registry.manifest import Manifest, read_manifest, sha256_of
 from app.registry.weights import WEIGHTS, module_path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-PROJECTOR = "model.multi_modal_projector."
+EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
 # Tuners that PEFT injects into modules, so that a plain forward serves them
 INJECTED = {"LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
 
@@ -125,6 +125,8 @@ def _check_fit(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, spec:
     for path, tensor in tensors.items():
         if path.endswith((".lora_A.weight", ".lora_B.weight")):
             _check_pair(path, tensor, tensors, config, spec, report)
+        elif path.endswith(EMBEDDING) and f"{path.rpartition('.')[0]}.weight" in spec.parameters:
+            _check_embedding(path, tensor, config, spec, report)
         elif path in spec.parameters:
             _check_saved(path, tensor, config, spec, report)
         elif report.serving == "batched" or _owner(path, spec) is None:
@@ -158,6 +160,17 @@ def _check_pair(
     out_features, in_features = spec.linears[module]
     rank = config.rank_of(module)
     wanted = (rank, in_features) if side == "A" else (out_features, rank)
+    if tuple(tensor.shape) != wanted:
+        report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
+
+
+def _check_embedding(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+    """LoRA on the token embedding, which PEFT alone serves."""
+    report.serving = "alone"
+    module = path.rpartition(".")[0]
+    vocabulary, width = spec.parameters[f"{module}.weight"]
+    rank = config.rank_of(module)
+    wanted = (rank, vocabulary) if path.endswith("A") else (width, rank)
     if tuple(tensor.shape) != wanted:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
 

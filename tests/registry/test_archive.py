@@ -15,9 +15,9 @@ LIMITS = ArchiveLimits(max_bytes=4 << 20, max_entries=20)
 CONFIG = "adapter_config.json"
 
 
-def zipped(entries: dict[str, bytes]) -> io.BytesIO:
+def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", method) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
     stream.seek(0)
@@ -118,11 +118,13 @@ def test_what_is_no_archive(data, tmp_path):
         unpack(io.BytesIO(data), "a.zip", tmp_path, LIMITS)
 
 
-@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize(
+    "make", [zipped, lambda e: zipped(e, zipfile.ZIP_LZMA), lambda e: zipped(e, zipfile.ZIP_BZIP2), tarred]
+)
 def test_damage_anywhere_is_refused_in_words(make, tmp_path):
     whole = make({CONFIG: b"{}", "adapter_model.safetensors": bytes(range(256)) * 40}).getvalue()
-    for at in range(0, len(whole), 7):
-        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+    for at in range(0, len(whole), 3):
+        for damaged in (whole[:at], *(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :] for flip in (1, 0xFF))):
             try:
                 unpack(io.BytesIO(damaged), "a.zip", tmp_path, LIMITS)
             except OvertoneError as error:
@@ -182,3 +184,14 @@ def test_any_store_that_fsspec_speaks(folders, tmp_path):
     assert names(tmp_path / "in") == [CONFIG, "adapter_model.safetensors"]
     with pytest.raises(AdapterRejected, match="no adapter_config"):
         get("memory://store/none", tmp_path / "out", prefixes=["memory://store"])
+
+
+def test_a_store_that_tells_no_size_is_limited_all_the_same(tmp_path, monkeypatch):
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.pipe(f"/large/{CONFIG}", b"{}")
+    system.pipe("/large/adapter_model.safetensors", bytes(LIMITS.max_bytes + 1))
+    monkeypatch.setattr(type(system), "size", lambda self, path: None)
+    with pytest.raises(TooLarge, match="OVERTONE_MAX_ADAPTER_MB"):
+        get("memory://large", tmp_path / "in", prefixes=["memory://large"])

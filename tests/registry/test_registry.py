@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import app.registry.registry as registry_module
 from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound
 from app.registry.registry import Registry
 from app.registry.weights import read_weights
@@ -77,6 +78,98 @@ def test_remove_keeps_the_history_and_running_requests_their_version(registry, f
         registry.get("abc-deg")
 
 
+def overwrite(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    (target / "manifest.json").unlink(missing_ok=True)
+
+
+def test_a_number_stands_for_one_set_of_weights_whatever_hands_do(registry, folders):
+    """Broken and completed again, edited and rolled back, removed and dropped in: never an old uid."""
+    place = registry.root / "a"
+    weights = {}
+
+    def look():
+        registry.refresh()
+        adapter = registry.get("a")
+        read = registry.read(adapter)
+        assert same_weights(read, weights.setdefault(adapter.uid, read)), adapter.uid
+        return adapter.version
+
+    overwrite(folders["qv"], place)
+    assert look() == 1
+    (place / "adapter_model.safetensors").write_bytes(b"half")
+    registry.refresh()
+    assert registry.names() == []
+    overwrite(folders["qv2"], place)
+    assert look() == 2
+    overwrite(folders["qv"], place)
+    assert look() == 3
+    registry.publish(folders["rslora"], "a", replace=True)
+    assert look() == 4
+    assert registry.rollback("a").version == 3
+    assert look() == 3
+    registry.remove("a")
+    overwrite(folders["qv2"], place)
+    assert look() > 4
+
+
+def test_a_version_changed_on_disk_is_not_read_as_what_it_was(registry, folders):
+    adapter = registry.publish(folders["qv"], "a")
+    shutil.copy(folders["qv2"] / "adapter_model.safetensors", registry.root / "a")
+    with pytest.raises(Conflict, match="changed on disk"):
+        registry.read(adapter)
+
+
+def test_links_are_published_as_what_they_lead_to(registry, copy, folders, tmp_path):
+    folder = copy()
+    weights = folder / "adapter_model.safetensors"
+    weights.rename(tmp_path / "blob")
+    weights.symlink_to(tmp_path / "blob")
+    adapter = registry.publish(folder, "a")
+    published = registry.folder(adapter) / "adapter_model.safetensors"
+    assert not published.is_symlink()
+    assert same_weights(registry.read(adapter), read_weights(folders["qv"]))
+
+
+def test_nothing_waits_for_long_work_on_files(registry, folders, monkeypatch):
+    """While one adapter is validated, hashed or rolled back, others are looked up at once."""
+    for kind in ("qv", "qv2"):
+        registry.publish(folders[kind], "a", replace=True)
+    for name, work in (
+        ("validate", lambda: registry.rollback("a")),
+        ("sha256_of", lambda: registry.publish(folders["qv"], "b")),
+    ):
+        original = getattr(registry_module, name)
+        entered, leave = threading.Event(), threading.Event()
+
+        def slow(*args, original=original, entered=entered, leave=leave, **kwargs):
+            entered.set()
+            assert leave.wait(30)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(registry_module, name, slow)
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert entered.wait(30)
+        asked = threading.Thread(target=registry.get, args=("a",))
+        asked.start()
+        asked.join(10)
+        assert not asked.is_alive()
+        leave.set()
+        thread.join(30)
+        monkeypatch.undo()
+    assert (registry.get("a").version, registry.get("b").version) == (1, 1)
+
+
+def test_a_version_that_no_longer_fits_is_not_rolled_back_to(registry, folders):
+    for kind in ("qv", "qv2"):
+        registry.publish(folders[kind], "a", replace=True)
+    (registry.root / ".history" / "a" / "1" / "adapter_model.safetensors").write_bytes(b"rot")
+    with pytest.raises(AdapterRejected, match="Version 1"):
+        registry.rollback("a")
+    assert registry.get("a").version == 2
+
+
 def test_old_versions_are_pruned(registry, folders):
     for _ in range(6):
         registry.publish(folders["qv"], "a", replace=True)
@@ -120,6 +213,33 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_version_whole(
         kind = {1: "qv", 2: "qv2", 3: "rslora"}[after] if history != "new" else "rslora"
         assert same_weights(again.read(again.get("a")), read_weights(folders[kind]))
     assert again.publish(folders["qv"], "a", replace=True).version > (after or 0)
+
+
+@pytest.mark.parametrize("step", ["write_text", "rename:1", "rename:2", "unlink"])
+def test_a_crash_in_a_rollback_leaves_either_version_and_the_history_whole(
+    step, registry, folders, loaded, monkeypatch
+):
+    kinds = ("qv", "qv2", "rslora")
+    for kind in kinds:
+        registry.publish(folders[kind], "a", replace=True)
+    _crash_at(step, monkeypatch)
+    with contextlib.suppress(KeyboardInterrupt):
+        registry.rollback("a", 1)
+    monkeypatch.undo()
+    again = reopened(registry, loaded)
+    assert again.get("a").version in (1, 3)
+    assert (again.versions("a"), again.broken()) == ([1, 2, 3], {})
+    assert same_weights(again.read(again.get("a")), read_weights(folders[kinds[again.get("a").version - 1]]))
+
+
+def test_a_crash_in_a_removal_removes_all_or_nothing(registry, folders, loaded, monkeypatch):
+    registry.publish(folders["qv"], "a")
+    _crash_at("rename", monkeypatch)
+    with contextlib.suppress(KeyboardInterrupt):
+        registry.remove("a")
+    monkeypatch.undo()
+    again = reopened(registry, loaded)
+    assert same_weights(again.read(again.get("a")), read_weights(folders["qv"]))
 
 
 def _crash_at(step: str, monkeypatch) -> None:
@@ -183,7 +303,9 @@ def test_two_at_once_one_name(registry, folders):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(map(str, outcomes)) == ["1", "conflict", "conflict", "conflict"]
+    assert outcomes.count("conflict") == 3
+    assert registry.get("a").version in outcomes
+    assert list((registry.root / ".staging").iterdir()) == []
 
 
 def test_publishing_while_the_folder_is_watched(registry, folders):

@@ -15,7 +15,7 @@ from app.registry.validate import validate
 from app.registry.weights import module_path, read_weights, tensor_paths
 from tests.support import ADAPTERS, LM, QV, make_adapter
 
-ALONE = {"dora", "bias"}
+ALONE = {"dora", "bias", "lora-bias", "embedding", "saved-head"}
 
 
 def check(folder, loaded):
@@ -104,12 +104,31 @@ def test_tensors_that_do_not_fit(tensors, words, copy, loaded):
         ({"modules_to_save": 5}, "modules_to_save"),
         ({"peft_type": "ADAPTION_PROMPT"}, "cannot be served"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base model's weights"),
+        ({"init_lora_weights": "OLoRA"}, "changes the base model's weights"),
+        ({"init_lora_weights": "lora_ga"}, "changes the base model's weights"),
+        ({"target_parameters": ["q_proj.weight"]}, "target_parameters"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
     ],
 )
 def test_configurations_that_cannot_be_served(config, words, copy, loaded):
     assert words in " ".join(check(copy(**config), loaded).problems)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(\w+\.?)+!", r"(a|b)*c", r".*.*.*!", r"a?a?a?a?a", r"(?:x)+", r"\w{1,9}", r"(.)\1", "x" * 500],
+)
+def test_patterns_that_would_search_for_long_are_refused_unsearched(pattern, copy, loaded):
+    for option in ("rank_pattern", "alpha_pattern"):
+        assert "more than a layer's name needs" in " ".join(check(copy(**{option: {pattern: 4}}), loaded).problems)
+    many = {rf".*layer{index}.*": 4 for index in range(9)}
+    assert "more than 8 patterns" in " ".join(check(copy(rank_pattern=many), loaded).problems)
+
+
+@pytest.mark.parametrize("pattern", [r"layers\.0\..*q_proj", r"layers.[01].self_attn.(q|v)_proj", "^model.*q_proj"])
+def test_patterns_that_peft_writes_and_people_use_are_taken(pattern, copy, loaded):
+    assert "pattern" not in " ".join(check(copy(rank_pattern={pattern: 4}), loaded).problems)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])

@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
             Middleware(ApiKeys, settings=settings),
-            Middleware(BodyLimit, max_bytes=settings.max_upload_mb << 20),
+            Middleware(BodyLimit, settings=settings),
         ],
     )
     app.state.overtone = state

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     adapter_sources: Names = Field((), description="allowed source prefixes: hf://org/, s3://bucket/ …")
     watch_seconds: float = Field(2.0, gt=0, description="how often the registry folder is looked at")
     keep_versions: int = Field(5, ge=1, description="older versions kept for rollback, per adapter")
-    max_adapter_mb: int = Field(4096, ge=1, description="largest adapter, unpacked")
+    max_adapter_mb: int = Field(4096, ge=1, description="largest adapter, uploaded and unpacked")
     max_resident: int = Field(32, ge=1, description="adapters in GPU slots at a time")
     max_rank: int = Field(256, ge=1, description="largest LoRA rank accepted")
     host_cache_mb: int = Field(2048, ge=1, description="adapter weights kept in host memory")
@@ -44,7 +44,7 @@ class Settings(BaseSettings):
 
     long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
     max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
-    max_upload_mb: int = Field(64, ge=1, description="largest request body")
+    max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters aside")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

@@ -5,6 +5,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
 from app.errors import TooLarge
+from app.settings import Settings
+
+# Routes that take more than a recording, and the setting that bounds their bodies
+BOUND_BY = {("POST", "/adapters"): "max_adapter_mb"}
+USUAL = "max_upload_mb"
 
 
 class _Exceeded(Exception):
@@ -12,19 +17,21 @@ class _Exceeded(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body beyond ``max_bytes``, announced or counted."""
+    """ASGI middleware: 413 for a body beyond what the settings allow its route, announced or counted."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        setting = BOUND_BY.get((scope["method"], scope["path"].rstrip("/")), USUAL)
+        max_bytes = getattr(self._settings, setting) << 20
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await self._refuse(scope, receive, send)
+        if announced.isdecimal() and int(announced) > max_bytes:
+            await _refuse(scope, receive, send, setting, max_bytes)
             return
         seen = 0
         started = False
@@ -33,28 +40,29 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
+            if seen > max_bytes:
                 raise _Exceeded
             return message
 
         async def guarded_send(message: Message) -> None:
             # The framework takes _Exceeded for a broken body and answers 400: that answer is withheld.
             nonlocal started
-            if seen <= self._max_bytes or started:
+            if seen <= max_bytes or started:
                 started = True
                 await send(message)
 
         try:
             await self._app(scope, counting_receive, guarded_send)
         except Exception:
-            if seen <= self._max_bytes or started:
+            if seen <= max_bytes or started:
                 raise
-        if seen > self._max_bytes and not started:
-            await self._refuse(scope, receive, send)
+        if seen > max_bytes and not started:
+            await _refuse(scope, receive, send, setting, max_bytes)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = TooLarge(
-            f"The request body exceeds {self._max_bytes >> 20} MB; send less, or a compressed format such as flac "
-            "or opus. The operator can raise OVERTONE_MAX_UPLOAD_MB."
-        )
-        await problem_response(error, scope)(scope, receive, send)
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, setting: str, max_bytes: int) -> None:
+    hint = "; send less, or a compressed format such as flac or opus" if setting == USUAL else ""
+    error = TooLarge(
+        f"The request body exceeds {max_bytes >> 20} MB{hint}. The operator can raise OVERTONE_{setting.upper()}."
+    )
+    await problem_response(error, scope)(scope, receive, send)

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import random
 import shutil
 import tarfile
 import zipfile
@@ -86,6 +87,19 @@ async def test_two_files_and_a_folder(
     assert (await fresh.post("/adapters", json=source)).status_code == 201
     texts = {(await ask(fresh, adapter=name))["text"] for name in ("alpha", "pair", "folder")}
     assert len(texts) == 1
+
+
+async def test_an_adapter_may_be_larger_than_a_recording(
+    client: httpx.AsyncClient, adapter_folders: dict[str, Path]
+) -> None:
+    """The client's app takes recordings of 4 MB and adapters of 8."""
+    large = contents(adapter_folders["alpha"]) | {"README.md": random.Random(0).randbytes(5 << 20)}
+    added = await client.post("/adapters", data={"name": "large"}, files={"file": ("a.zip", zipped(large))})
+    assert added.status_code == 201, added.text
+    assert (await client.delete("/adapters/large")).status_code == 200
+    files = {"file": ("a.zip", bytes(9 << 20))}
+    refused = await client.post("/adapters", data={"name": "larger"}, files=files)
+    assert (refused.status_code, "OVERTONE_MAX_ADAPTER_MB" in refused.json()["detail"]) == (413, True)
 
 
 async def test_download_can_be_uploaded_again(fresh: httpx.AsyncClient) -> None:

@@ -147,8 +147,13 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
         yield bytes(1 << 20)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/adapters"])
-async def test_bodies_beyond_the_limit(client: httpx.AsyncClient, usual: tuple[str, str], path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "limit", "setting"),
+    [("/generate", 4, "OVERTONE_MAX_UPLOAD_MB"), ("/adapters", 8, "OVERTONE_MAX_ADAPTER_MB")],
+)
+async def test_bodies_beyond_the_limit(
+    client: httpx.AsyncClient, usual: tuple[str, str], path: str, limit: int, setting: str
+) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     start = b'--x\r\nContent-Disposition: form-data; name="audio"; filename="a.wav"\r\n\r\n'
 
@@ -158,9 +163,9 @@ async def test_bodies_beyond_the_limit(client: httpx.AsyncClient, usual: tuple[s
             yield chunk
 
     async with unharmed(client, usual):
-        announced = await client.post(path, content=bytes(5 << 20), headers=headers)
-        refused(announced, 413, "too_large", "4 MB")
-        refused(await client.post(path, content=body(), headers=headers), 413, "too_large", "4 MB")
+        announced = await client.post(path, content=bytes((limit + 1) << 20), headers=headers)
+        refused(announced, 413, "too_large", f"{limit} MB", setting)
+        refused(await client.post(path, content=body(), headers=headers), 413, "too_large", f"{limit} MB", setting)
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:

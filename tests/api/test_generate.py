@@ -4,6 +4,7 @@ import json
 import httpx
 import pytest
 
+from app.api import sse
 from tests.api.conftest import Running, ask, audio, events_of, wav
 from tests.support import tone
 
@@ -50,6 +51,14 @@ async def test_stream_says_the_same(client: httpx.AsyncClient) -> None:
     assert {kind for kind, _ in tokens} == {"token"}
     assert "".join(data["text"] for _, data in tokens) == done["text"] == whole["text"]
     assert done["usage"] == whole["usage"]
+
+
+async def test_a_stream_without_news_is_kept_open(client: httpx.AsyncClient, monkeypatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.001)
+    fields = {"prompt": "hello", "max_new_tokens": "64", "stream": "true"}
+    text = (await client.post("/generate", data=fields, files=audio())).text
+    assert ": waiting\n\n" in text
+    assert events_of(text)[-1][0] == "done"
 
 
 async def test_seed_is_told_and_repeats_the_answer(client: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -113,6 +114,33 @@ async def test_work_stops_when_the_client_leaves(server: Server) -> None:
     assert 'overtone_requests_total{adapter="base",outcome="cancelled"} 2.0' in metrics
     assert "overtone_kv_pages_used 0.0" in metrics
     await ask(client)
+
+
+async def test_the_command_line_over_a_server(server: Server, adapter_folders: dict[str, Path], tmp_path: Path) -> None:
+    async def overtone(*words: str) -> Any:
+        command = ["-m", "app.cli.main", "adapters", *words, "--server", str(server.client.base_url), "--json"]
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, err = await child.communicate()
+        return json.loads(out or err)
+
+    folder = str(adapter_folders["alpha"])
+    added = await overtone("add", folder, "--name", "mine")
+    assert (added["name"], added["version"]) == ("mine", 1)
+    assert (await overtone("add", folder, "--name", "mine"))["error"]["code"] == "conflict"
+    archive = shutil.make_archive(str(tmp_path / "beta"), "zip", adapter_folders["beta"])
+    assert (await overtone("add", archive, "--name", "mine", "--replace"))["version"] == 2
+    assert (await overtone("rollback", "mine"))["version"] == 1
+    assert (await overtone("inspect", "mine"))["versions"] == [1, 2]
+    assert (await overtone("select", "mine"))["active"] == "mine"
+    answer = await ask(server.client)
+    assert answer["adapter"] == {"name": "mine", "version": 1}
+    unloaded = await overtone("unload")
+    assert (unloaded["unchanged"], unloaded["freed"]) == (True, ["mine@1"])
+    assert [adapter["name"] for adapter in (await overtone("list"))["adapters"]] == ["mine"]
+    assert (await overtone("remove", "mine"))["removed"] == "mine"
+    assert (await overtone("inspect", "mine"))["error"]["code"] == "adapter_not_found"
 
 
 async def test_100_mb_harm_neither_memory_nor_neighbour(server: Server) -> None:

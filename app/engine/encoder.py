@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
 from app.engine.lora import AdapterBank
 from app.model.features import Clip
+from app.model.tower import run_tower
 
 CacheKey = tuple[str, tuple[tuple[str, float], ...]]
 
@@ -48,20 +48,9 @@ class AudioEncoder:
         return embedding
 
     def _run(self, clip: Clip, row: Mapping[str, float]) -> torch.Tensor:
-        """The tower's own layers over the valid frames, then the projector.
-
-        The convolutions see the whole padded window, as in training; the layers after them see only
-        the valid frames, which equals masking the rest in every layer.
-        """
-        tower, weight = self._tower, self._tower.conv1.weight
+        """The tower over the valid frames, then the projector."""
         self._bank.select([row])
-        mel = clip.mel[None].to(device=weight.device, dtype=weight.dtype)
-        hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(mel)))).permute(0, 2, 1)
-        hidden = (hidden + tower.embed_positions.weight)[:, : (clip.frames - 1) // 2 + 1]
-        for layer in tower.layers:
-            hidden = layer(hidden, None)
-        hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-        hidden = tower.layer_norm(hidden)
+        hidden = run_tower(self._tower, [clip.mel], [clip.frames])[0][None]
         own = self._bank.projector(row)
         if own is None:
             projected: torch.Tensor = self._projector(hidden)

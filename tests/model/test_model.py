@@ -8,8 +8,9 @@ from app.errors import BadRequest
 from app.model.base import checkpoint_fingerprint, combine_checksums, describe, part_of, spec_of, weight_checksums
 from app.model.features import FeatureExtractor, audio_tokens
 from app.model.prompt import Message, PromptRenderer
+from app.model.tower import run_tower
 from app.settings import EMBEDDED_MODEL
-from tests.support import SECONDS, clips_of, random_model, recording, tone
+from tests.support import SECONDS, clips_of, oracle_model, random_model, recording, tone
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 1.99, 2.0])
@@ -40,6 +41,22 @@ def test_long_audio_is_refused_where_that_is_set(loaded):
     assert len(extractor.clips(recording(tone(300, 2.0)))) == 1
     with pytest.raises(BadRequest, match="hears 2 s at most"):
         extractor.clips(recording(tone(300, 2.1)))
+
+
+@pytest.mark.parametrize("seconds", [(0.1,), (0.5, 2.0, 1.13), (1.0, 1.0), (0.1, 1.99)])
+def test_the_tower_over_valid_frames_is_the_tower_over_the_window(loaded, seconds):
+    """Compared with what transformers' own forward pass hands to the language model."""
+    clips = clips_of(loaded, *(tone(200 + 100 * index, length) for index, length in enumerate(seconds)))
+    model, given = oracle_model(loaded), {}
+    model.model.language_model.register_forward_pre_hook(lambda _, args, kwargs: given.update(kwargs), with_kwargs=True)
+    mel = torch.stack([clip.mel for clip in clips])
+    mask = (torch.arange(mel.shape[-1]) < torch.tensor([[clip.frames] for clip in clips])).long()
+    ids = torch.full((1, sum(clip.tokens for clip in clips)), model.config.audio_token_id)
+    model(input_ids=ids, input_features=mel, feature_attention_mask=mask)
+    hidden = run_tower(loaded.model.model.audio_tower, [clip.mel for clip in clips], [clip.frames for clip in clips])
+    assert [len(each) for each in hidden] == [clip.tokens for clip in clips]
+    ours = loaded.model.model.multi_modal_projector(torch.cat(hidden))
+    torch.testing.assert_close(ours, given["inputs_embeds"][0])
 
 
 def test_several_turns_render_as_the_processor_renders_them(loaded):

@@ -37,10 +37,29 @@ class PromptRenderer:
         text = self._processor.apply_chat_template(
             [self._template_form(message) for message in messages], add_generation_prompt=True, tokenize=False
         )
+        ids = self._ids(self._expand(text, messages))
         if answer is not None:
             self._refuse_reserved(answer)
-            text += f"{answer}<|im_end|>"
-        ids: list[int] = self._tokenizer(self._expand(text, messages), add_special_tokens=False)["input_ids"]
+            ids += self._ids(f"{answer}<|im_end|>")  # apart, as in serving: no token spans the prompt's end
+        return ids
+
+    def answer_spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where the assistant speaks in rendered ids: [start, end) of each answer, its `<|im_end|>` included."""
+        header, end = self._ids("<|im_start|>assistant\n"), self._ids("<|im_end|>")[0]
+        spans, place = [], 0
+        while place < len(ids):
+            if list(ids[place : place + len(header)]) != header:
+                place += 1
+                continue
+            start = place = place + len(header)
+            while place < len(ids) and ids[place] != end:
+                place += 1
+            if place < len(ids):
+                spans.append((start, place + 1))
+        return spans
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

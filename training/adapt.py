@@ -1,0 +1,89 @@
+"""The base model with what is to be trained put around it by PEFT, and taken off again."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.model.base import LoadedModel, combine_checksums, weight_checksums
+from training.options import TrainOptions
+
+PROJECTOR = "multi_modal_projector"
+# PEFT wants one LoRA layer at least; this one stays zero and frozen beside a trained projector
+PLACEHOLDER = r".*language_model\.layers\.0\.self_attn\.q_proj"
+
+
+class Adapted:
+    """A PEFT model whose trainable parameters are float32, whatever the base's dtype."""
+
+    def __init__(self, loaded: LoadedModel, options: TrainOptions) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.loaded = loaded
+        self.before = combine_checksums(weight_checksums(loaded.model))
+        self._options = options
+        if options.method == "projector":
+            config = LoraConfig(r=1, target_modules=PLACEHOLDER, modules_to_save=[PROJECTOR], task_type="CAUSAL_LM")
+        else:
+            config = LoraConfig(**options.lora())
+        self.peft: Any = get_peft_model(loaded.model, config)
+        for path, parameter in self.peft.named_parameters():
+            if options.method == "projector":
+                parameter.requires_grad_(f"{PROJECTOR}.modules_to_save" in path)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    @property
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """By name; what the optimiser moves and a checkpoint holds."""
+        return {name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups; with LoRA+ (Hayou et al., 2024) the B matrices learn faster."""
+        ratio = self._options.lora_plus
+        parameters = self.trainable
+        if ratio is None:
+            return [{"params": list(parameters.values()), "scale": 1.0}]
+        faster = [parameter for name, parameter in parameters.items() if ".lora_B." in name]
+        others = [parameter for name, parameter in parameters.items() if ".lora_B." not in name]
+        return [{"params": others, "scale": 1.0}, {"params": faster, "scale": ratio}]
+
+    def initialise(self, batches: Any, forward: Any) -> None:
+        """EVA (Paischer et al., 2024): A from the principal directions of the layers' inputs on ``batches``."""
+        from peft import initialize_lora_eva_weights
+
+        initialize_lora_eva_weights(
+            self.peft,
+            dataloader=batches,
+            forward_fn=lambda _, batch: forward(batch),
+            prepare_model_inputs_fn=None,
+            prepare_layer_inputs_fn=None,
+            show_progress_bar=False,
+        )
+
+    def drift(self) -> dict[str, float]:
+        """How far the projector has moved: ‖Δ‖ / ‖W‖ and the cosine of old and new weights."""
+        wrapper = self.peft.get_submodule(f"base_model.model.model.{PROJECTOR}")
+        old = torch.cat([p.detach().float().flatten() for p in wrapper.original_module.parameters()])
+        new = torch.cat([p.detach().float().flatten() for p in wrapper.modules_to_save["default"].parameters()])
+        cosine = torch.nn.functional.cosine_similarity(old, new, dim=0)
+        return {"relative_change": float((new - old).norm() / old.norm()), "cosine": float(cosine)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the trained parameters, on the CPU."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable.items()}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `state` gave."""
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(state[name])
+
+    def save(self, folder: Path) -> None:
+        """As PEFT saves it."""
+        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def unload(self) -> str:
+        """Take the adapter off; the base weights' fingerprint then, equal to ``before``."""
+        self.peft.unload()
+        return combine_checksums(weight_checksums(self.loaded.model))

@@ -1,0 +1,55 @@
+"""One example of a dataset, whatever file it came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+PLACEHOLDER = "<audio>"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn; ``text`` holds a placeholder for each recording that is heard there."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Where a recording's bytes come from."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """The file's bytes. Raises OSError when it cannot be read."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Row:
+    """``place`` tells people where it stands, such as `data.jsonl:17`."""
+
+    turns: tuple[Turn, ...]
+    sounds: tuple[Sound, ...]
+    label: str | None
+    place: str
+    split: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """Text of the last user turn, without placeholders."""
+        said = [turn.text for turn in self.turns if turn.role == "user"]
+        return said[-1].replace(PLACEHOLDER, "").strip() if said else ""
+
+    @property
+    def response(self) -> str:
+        """Text of the last assistant turn; empty without one."""
+        said = [turn.text for turn in self.turns if turn.role == "assistant"]
+        return said[-1] if said else ""

@@ -1,0 +1,65 @@
+"""What a run tells while it works: JSON lines in a file, a TensorBoard folder, and whoever listens."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Hands every event to all listeners. Kinds: gate, start, step, eval, done, error."""
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = list(listeners)
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        event = {"event": kind, "time": round(time.time(), 3), **fields}
+        for listener in self._listeners:
+            listener(event)
+
+
+def json_lines(file: Path) -> Listener:
+    """Append each event to ``file`` as one line, at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(event: Event) -> None:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    return write
+
+
+def tensorboard(folder: Path) -> Listener:
+    """Losses and rates as TensorBoard scalars."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def write(event: Event) -> None:
+        if event["event"] == "step":
+            for name in ("loss", "lr", "tokens_per_second"):
+                writer.add_scalar(f"train/{name}", event[name], event["step"])
+        elif event["event"] == "eval":
+            writer.add_scalar("validation/loss", event["loss"], event["step"])
+        if event["event"] != "step":
+            writer.flush()
+
+    return write
+
+
+def read_events(file: Path) -> list[Event]:
+    """All whole lines of an event file."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # cut short by a kill
+            continue
+    return found

@@ -1,0 +1,98 @@
+"""Recordings as the base model hears them: clips, and the frozen tower's output kept on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.audio import Limits, decode
+from app.model.base import LoadedModel
+from app.model.features import Clip, FeatureExtractor
+from app.model.tower import run_tower
+from training.data.rows import Sound
+
+TOWER_BATCH = 8  # clips encoded together
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """One window of one recording. ``tokens``: audio tokens it takes in the prompt."""
+
+    sound: Sound
+    index: int
+    key: str
+    frames: int
+    tokens: int
+
+
+class Hearing:
+    """Decodes recordings and encodes their clips, each once.
+
+    With a frozen tower its output (before the projector) is cached under ``cache``, keyed by the clip's
+    audio and by the model, so that later epochs and later runs don't encode at all. A tower that is being trained
+    encodes at every use.
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: Limits, cache: Path, *, tower_trained: bool = False) -> None:
+        self.features = FeatureExtractor(loaded.processor)
+        self._tower = loaded.model.model.audio_tower
+        self._limits = limits
+        self._tower_trained = tower_trained
+        self._cache = cache / sha256(f"{loaded.spec.fingerprint}:{loaded.dtype}".encode()).hexdigest()[:16]
+        self._heard: dict[Sound, tuple[HeardClip, ...]] = {}
+
+    def hear(self, sounds: Sequence[Sound]) -> list[tuple[HeardClip, ...]]:
+        """The clips of each recording, encoded and cached where the tower is frozen.
+
+        Raises AudioError or TooLarge for a recording that the gate would have refused.
+        """
+        pending: list[Clip] = []
+        for sound in dict.fromkeys(sounds):
+            if sound in self._heard:
+                continue
+            clips = self.clips(sound)
+            self._heard[sound] = tuple(
+                HeardClip(sound, index, clip.key, clip.frames, clip.tokens) for index, clip in enumerate(clips)
+            )
+            pending += clips
+            if len(pending) >= 8 * TOWER_BATCH:
+                self._encode(pending)
+                pending = []
+        self._encode(pending)
+        return [self._heard[sound] for sound in sounds]
+
+    def clips(self, sound: Sound) -> list[Clip]:
+        """The clips of one recording with their features."""
+        data = sound.read()
+        recording = decode(data, rate=self.features.sample_rate, limits=self._limits, filename=sound.name)
+        return self.features.clips(recording)
+
+    def tower_output(self, clips: Sequence[HeardClip]) -> list[torch.Tensor]:
+        """The tower's output of each clip, [audio tokens, tower width]; with gradients where it is trained."""
+        if not self._tower_trained:
+            return [load_file(self._file(clip.key))["hidden"] for clip in clips]
+        heard = [self.clips(clip.sound)[clip.index] for clip in clips]
+        return run_tower(self._tower, [clip.mel for clip in heard], [clip.frames for clip in heard])
+
+    @torch.no_grad()
+    def _encode(self, clips: Sequence[Clip]) -> None:
+        """Fill the cache, clips of like length together."""
+        missing = {clip.key: clip for clip in clips if not self._file(clip.key).is_file()}
+        if self._tower_trained or not missing:
+            return
+        self._cache.mkdir(parents=True, exist_ok=True)
+        ordered = sorted(missing.values(), key=lambda clip: clip.frames)
+        for first in range(0, len(ordered), TOWER_BATCH):
+            batch = ordered[first : first + TOWER_BATCH]
+            hidden = run_tower(self._tower, [clip.mel for clip in batch], [clip.frames for clip in batch])
+            for clip, output in zip(batch, hidden, strict=True):
+                target = self._file(clip.key)
+                temporary = target.with_suffix(".writing")
+                save_file({"hidden": output.contiguous().cpu()}, temporary)
+                temporary.replace(target)  # a run that is killed leaves no half entry
+
+    def _file(self, key: str) -> Path:
+        return self._cache / f"{key.replace(':', '-')}.safetensors"

@@ -1,0 +1,93 @@
+"""What one training run is asked to do: every option, its default and its unit."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["lora", "projector", "head"]
+Preset = Literal["seed", "balanced", "strong"]
+
+ATTENTION = r".*language_model.*\.(q_proj|v_proj)"
+MLP = r".*language_model.*\.(gate_proj|up_proj|down_proj)"
+ALL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+TOWER = r".*audio_tower.*\.(q_proj|v_proj)"
+# LoRA settings by preset; `seed` is r 8, alpha 16 on q and v of the language model
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "seed": {"r": 8, "lora_alpha": 16, "target_modules": ATTENTION},
+    "balanced": {"r": 16, "lora_alpha": 32, "target_modules": MLP},
+    "strong": {"r": 32, "lora_alpha": 32, "target_modules": ALL_LINEAR, "use_rslora": True},
+}
+LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 1e-2}
+
+
+class TrainOptions(BaseModel):
+    """One run. Left out, a field has the method's usual value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = Field(description="JSONL, CSV, folder or Hugging Face dataset")
+    name: str = Field(description="name of the adapter in the registry")
+    validation: str | None = Field(None, description="data held out; default: a share of the rows, by audio")
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    prompt: str = Field("Transcribe the audio.", description="for rows that bring none")
+    task: str | None = Field(None, description="one line on what the adapter does, for its card")
+    replace: bool = Field(False, description="make it the next version of a taken name")
+    allow: tuple[str, ...] = Field((), description="codes of the data gate to go on in spite of")
+
+    method: Method = "lora"
+    preset: Preset = "seed"
+    rank: int | None = Field(None, ge=1, description="LoRA rank; default: the preset's")
+    alpha: float | None = Field(None, gt=0, description="LoRA alpha; default: the preset's")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | None = Field(None, description="regular expression of the layers to adapt")
+    dora: bool = False
+    lora_plus: float | None = Field(None, ge=1, description="LoRA+: learning rate of B over that of A, such as 16")
+    eva: bool = Field(False, description="initialise A from the activations' principal directions")
+    include_audio_tower: bool = Field(False, description="adapt q and v of the audio tower as well")
+    hidden: int = Field(0, ge=0, description="width of the head's hidden layer; 0: a linear head")
+    drift_bound: float = Field(0.05, gt=0, description="projector: stop at this relative change of its weights")
+    retention_bound: float = Field(0.2, gt=0, le=1, description="projector: stop when more general answers change")
+
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    batch: int = Field(16, ge=1, description="rows in one optimiser step")
+    micro_tokens: int = Field(8192, ge=16, description="padded tokens in one forward pass at most")
+    learning_rate: float | None = Field(None, gt=0)
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    patience: int = Field(3, ge=1, description="evaluations without improvement before it stops")
+    seed: int = 0
+    evaluate_rows: int = Field(64, ge=1, description="held-out rows that base and adapter answer")
+    max_new_tokens: int = Field(128, ge=1, description="of those answers")
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate."""
+        return self.learning_rate or LEARNING_RATES[self.method]
+
+    def lora(self) -> dict[str, Any]:
+        """Arguments of PEFT's `LoraConfig`."""
+        chosen = dict(PRESETS[self.preset])
+        if self.rank:
+            chosen["r"] = self.rank
+        if self.alpha:
+            chosen["lora_alpha"] = self.alpha
+        if self.targets:
+            chosen["target_modules"] = self.targets
+        if self.include_audio_tower:
+            chosen["target_modules"] = f"({chosen['target_modules']})|({TOWER})"
+        if self.eva:
+            chosen["init_lora_weights"] = "eva"
+        return {**chosen, "lora_dropout": self.dropout, "use_dora": self.dora, "task_type": "CAUSAL_LM"}
+
+
+class Places(BaseModel):
+    """Where a run reads and writes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    registry: Path
+    work: Path
+    events: Path

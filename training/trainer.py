@@ -1,0 +1,218 @@
+"""The training loop: steps, evaluations, checkpoints, early stop; bit for bit the same after a restart."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.adapt import Adapted
+from training.batches import epoch, micro_batches
+from training.events import Events
+from training.examples import Example
+from training.forward import Forward, supervised
+from training.options import TrainOptions
+from training.workers import Workers
+
+CHECKPOINT_EVERY_S = 60.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything of it is in the checkpoint."""
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float = math.inf
+    worse: int = 0  # evaluations since the best
+    stopped: str | None = None
+    train: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Cancelled(Exception):
+    """The run was told to stop; its checkpoint is kept."""
+
+
+class Trainer:
+    """AdamW over the trainable parameters, with a cosine schedule after a linear warm-up.
+
+    A step's loss is the cross entropy summed over its supervised tokens, divided by their number: the
+    same however the step is split into micro-batches or spread over workers.
+    """
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        forward: Forward,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        options: TrainOptions,
+        events: Events,
+        checkpoint: Path,
+        workers: Workers | None = None,
+    ) -> None:
+        self.progress = Progress()
+        self.cancelled = False
+        self.watch: Callable[[], str | None] = lambda: None  # a reason to stop, asked at each evaluation
+        self._adapted, self._forward, self._options = adapted, forward, options
+        self._train, self._validation = train, validation
+        self._events, self._checkpoint = events, checkpoint
+        self._workers = workers or Workers()
+        self._best = adapted.state()
+        self._optimiser = torch.optim.AdamW(adapted.groups(), lr=options.rate, weight_decay=options.weight_decay)
+        self._saved = time.monotonic()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(epoch(self._train, self._options.batch, self._options.seed, 0))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        steps = max(1, round(self._options.epochs * self.steps_per_epoch))
+        return min(steps, self._options.max_steps or steps)
+
+    def run(self) -> Progress:
+        """Train to the end, or to an early stop; the best parameters are in place afterwards.
+
+        Raises Cancelled, with a checkpoint written, once `cancelled` is set.
+        """
+        if self._checkpoint.is_file():
+            self._resume()
+        began, first = time.monotonic(), self.progress.step
+        while self.progress.step < self.steps and not self.progress.stopped:
+            if self.cancelled:
+                self._save()
+                raise Cancelled
+            self._one(began, first)
+        if self.progress.validation and math.isfinite(self.progress.best_loss):
+            self._adapted.restore(self._best)
+        return self.progress
+
+    def _one(self, began: float, first: int) -> None:
+        """One step, what it tells, and an evaluation at the end of each epoch and of the run."""
+        progress = self.progress
+        number, place = divmod(progress.step, self.steps_per_epoch)
+        rows = epoch(self._train, self._options.batch, self._options.seed, number)[place]
+        started = time.monotonic()
+        loss = self.step(rows)
+        seconds = time.monotonic() - started
+        progress.step += 1
+        progress.train.append((progress.step, loss))
+        done, left = progress.step - first, self.steps - progress.step
+        self._events.emit(
+            "step",
+            step=progress.step,
+            steps=self.steps,
+            epoch=round(progress.step / self.steps_per_epoch, 3),
+            loss=round(loss, 5),
+            lr=self._optimiser.param_groups[0]["lr"],
+            tokens_per_second=round(sum(len(row.ids) for row in rows) / seconds, 1),
+            eta_seconds=round(left * (time.monotonic() - began) / done, 1),
+            memory_gb=_memory_gb(self._forward.device),
+        )
+        if place + 1 == self.steps_per_epoch or progress.step == self.steps:
+            self._evaluate()
+            self._save()
+        elif time.monotonic() - self._saved > CHECKPOINT_EVERY_S:
+            self._save()
+
+    def step(self, rows: Sequence[Example]) -> float:
+        """One optimiser step; the loss per supervised token."""
+        self._adapted.peft.train()
+        rate = self._options.rate * schedule(self.progress.step, self.steps, self._options.warmup)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        self._optimiser.zero_grad(set_to_none=True)
+        tokens, total = supervised(rows), 0.0
+        pieces = list(micro_batches(rows, self._options.micro_tokens))
+        for piece in pieces[self._workers.rank :: self._workers.count]:
+            loss = self._forward.loss(piece) / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        parameters = list(self._adapted.trainable.values())
+        self._workers.add_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, self._options.clip_norm)
+        self._optimiser.step()
+        return self._workers.add(total)
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean cross entropy per supervised token on the held-out rows."""
+        self._adapted.peft.eval()
+        pieces = list(micro_batches(self._validation, self._options.micro_tokens))
+        mine = pieces[self._workers.rank :: self._workers.count]
+        total = self._workers.add(sum(float(self._forward.loss(piece)) for piece in mine))
+        return total / supervised(self._validation)
+
+    def _evaluate(self) -> None:
+        progress = self.progress
+        if self._validation:
+            loss = self.validation_loss()
+            progress.validation.append((progress.step, loss))
+            if loss < progress.best_loss:
+                progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
+                self._best = self._adapted.state()
+            else:
+                progress.worse += 1
+            self._events.emit("eval", step=progress.step, loss=round(loss, 5), best=progress.worse == 0, metrics={})
+            if progress.worse >= self._options.patience:
+                progress.stopped = f"no better for {progress.worse} evaluations"
+        progress.stopped = self.watch() or progress.stopped
+
+    def _save(self) -> None:
+        """Write the checkpoint; a kill leaves the old one or the new one whole."""
+        self._saved = time.monotonic()
+        if self._workers.rank:
+            return
+        state: dict[str, Any] = {
+            "options": self._options.model_dump_json(),
+            "progress": asdict(self.progress),
+            "parameters": self._adapted.state(),
+            "best": self._best,
+            "optimiser": self._optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._checkpoint.with_suffix(".writing")
+        torch.save(state, temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        self.progress = Progress(**state["progress"])
+        self._adapted.restore(state["parameters"])
+        self._best = state["best"]
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def checkpoint_options(checkpoint: Path) -> TrainOptions | None:
+    """The options of the run that wrote a checkpoint; None without one."""
+    if not checkpoint.is_file():
+        return None
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return TrainOptions.model_validate_json(state["options"])
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at a step: linear warm-up, then a cosine to zero."""
+    warm = round(warmup * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _memory_gb(device: torch.device) -> float | None:
+    """Peak memory of the device."""
+    return round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if device.type == "cuda" else None

@@ -13,8 +13,9 @@ from starlette.datastructures import FormData, UploadFile
 
 from app.api.problems import InvalidFields
 from app.errors import BadRequest
-from app.registry.archive import ArchiveLimits, unpack
+from app.registry.archive import unpack
 from app.registry.config import FILE as CONFIG
+from app.registry.entries import ArchiveLimits
 from app.registry.manifest import FILE
 from app.registry.sources import fetch
 from app.registry.weights import WEIGHTS

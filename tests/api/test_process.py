@@ -55,6 +55,7 @@ def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         values = {
             "model": str(model_folder),
             "adapters": str(tmp_path_factory.mktemp("registry")),
+            "jobs": str(tmp_path_factory.mktemp("jobs")),
             "device": "cpu",
             "kv_gb": "0.05",
         }

@@ -49,6 +49,15 @@ class Child:
         except psutil.Error:
             return None
 
+    @classmethod
+    def search(cls, word: str) -> "Child | None":
+        """The process with ``word`` on its command line, for a service that died before it noted the number."""
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.Error):
+                if word in (process.info["cmdline"] or ()) and _lives(process):
+                    return cls(process)
+        return None
+
     def wait(self) -> int | None:
         """Block until it has ended; its exit code (negative: the signal), None if it was not our child."""
         if self._popen is not None:

@@ -175,18 +175,22 @@ class Jobs:
             if reason:
                 self._change(job, state="refused", ended=now(), error=reason)
                 return
+            self._change(job, state="running", started=now())  # noted first: it may be found again if we die here
             child = Child.start(self._command(job), self.store.log(job.id), self._environment)
         except Exception as error:
             log.exception("the job %s could not be started", job.id)
             words = f"The trainer could not be started ({error})."
             self._change(job, state="failed", ended=now(), error=words)
             return
-        self._change(job, state="running", started=now(), pid=child.pid, born=child.born)
+        self._change(job, pid=child.pid, born=child.born)
         self._watch(job, child)
 
     def _recover(self, job: Job) -> None:
         """A job that ran when the service died."""
-        child = Child.find(job.pid, job.born) if job.pid is not None and job.born is not None else None
+        if job.pid is not None and job.born is not None:
+            child = Child.find(job.pid, job.born)
+        else:
+            child = Child.search(str(self.store.events(job.id)))
         if child is None:
             self._change(job, **self._end(job, None))
             return

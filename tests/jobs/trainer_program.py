@@ -46,7 +46,8 @@ class Trainer:
     def run(self) -> int:
         do = self.plan["do"]
         signal.signal(signal.SIGTERM, self.stop)
-        print("training with", sys.argv[2:], "niceness", os.nice(0), flush=True)
+        sys.stdout.write(f"training with {sys.argv[2:]}, niceness {os.nice(0)}\n")
+        sys.stdout.flush()
         self.tell("gate", ok=do != "refuse", report={"rows": 1})
         if do == "refuse":
             self.tell("error", message="The data was refused.", problems=["2 rows have no audio"])
@@ -75,6 +76,7 @@ class Trainer:
         self.tell("eval", step=steps, loss=0.5, metrics={"wer": 0.1})
 
     def publish(self) -> None:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
         from app.model.base import spec_of
         from app.registry.registry import Registry
 

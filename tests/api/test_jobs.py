@@ -1,5 +1,7 @@
 """Training jobs over HTTP, with a stand-in trainer as a real process."""
 
+import asyncio
+import errno
 import io
 import json
 import sys

@@ -25,17 +25,19 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --create-home --uid 1000 overtone \
-    && install -d -o overtone -g overtone /home/overtone/.cache /home/overtone/.cache/huggingface /srv/overtone/adapters
+    && install -d -o overtone -g overtone /home/overtone/.cache /home/overtone/.cache/huggingface \
+        /srv/overtone/adapters /srv/overtone/jobs
 COPY --from=build /opt/overtone /opt/overtone
 COPY --chown=overtone:overtone adapters /srv/overtone/adapters
 ENV PATH=/opt/overtone/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/home/overtone/.cache/huggingface \
-    OVERTONE_ADAPTERS=/srv/overtone/adapters
+    OVERTONE_ADAPTERS=/srv/overtone/adapters \
+    OVERTONE_JOBS=/srv/overtone/jobs
 USER overtone
 WORKDIR /srv/overtone
-# model files fetched from the Hub, compiled kernels; adapters
-VOLUME ["/home/overtone/.cache", "/srv/overtone/adapters"]
+# model files fetched from the Hub, compiled kernels; adapters; training jobs
+VOLUME ["/home/overtone/.cache", "/srv/overtone/adapters", "/srv/overtone/jobs"]
 EXPOSE 8000
 # /ready answers 503 while the model loads: a first start may also have to download it
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \

@@ -109,6 +109,11 @@ class DeadlineExceeded(OvertoneError):
     code = "deadline_exceeded"
 
 
+class StorageError(OvertoneError):
+    status = 507
+    code = "storage"
+
+
 class EngineFault(OvertoneError):
     status = 500
     code = "engine_fault"

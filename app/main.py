@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__
-from app.api import adapters, compare, generate, health, problems
+from app.api import adapters, compare, generate, health, jobs, problems
 from app.api.auth import ApiKeys
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
@@ -30,6 +30,7 @@ One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request
 1. `POST /generate` with a recording and a prompt; `adapter` names an adapter, a mix, or `base`.
 2. `GET /adapters` lists them; `POST /adapters` adds one; a folder dropped into the registry appears by itself.
 3. `POST /unload` goes back to the bare base model and proves it by a fingerprint.
+4. `POST /training/jobs` trains an adapter from a data set; it is served as soon as it is done.
 
 Errors are `application/problem+json` (RFC 9457): match on `code`, read `detail` for what to do, and quote
 `instance`, the request's id, which is also in the `X-Request-Id` header.
@@ -37,6 +38,7 @@ Errors are `application/problem+json` (RFC 9457): match on `code`, read `detail`
 TAGS = [
     {"name": "generate", "description": "Ask about audio."},
     {"name": "adapters", "description": "List, add, choose and remove adapters."},
+    {"name": "training", "description": "Train adapters beside the service."},
     {"name": "health", "description": "For orchestrators and monitoring."},
 ]
 
@@ -77,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app.include_router(health.router)
-    for router in (generate.router, compare.router, adapters.router):
+    for router in (generate.router, compare.router, adapters.router, jobs.router):
         app.include_router(router, dependencies=keys if guarded else [])
     return app
 

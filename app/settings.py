@@ -1,5 +1,6 @@
 """The only reader of the environment: every `OVERTONE_*` variable, its default and its unit."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +34,11 @@ class Settings(BaseSettings):
     max_rank: int = Field(256, ge=1, description="largest LoRA rank accepted")
     host_cache_mb: int = Field(2048, ge=1, description="adapter weights kept in host memory")
 
+    jobs: Path = Field(Path("jobs"), description="the folder of training jobs")
+    max_jobs: int = Field(1, ge=1, description="training jobs running at a time; the others wait")
+    dataset_roots: Folders = Field((), description="folders that `dataset` may name in POST /training/jobs")
+    max_dataset_mb: int = Field(2048, ge=1, description="largest data set, uploaded and unpacked")
+
     max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
     max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
     step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")
@@ -44,16 +50,22 @@ class Settings(BaseSettings):
 
     long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
     max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
-    max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters aside")
+    max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters and data sets aside")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
-    admin_keys: Names = Field((), description="keys for routes that change adapters; none: as api_keys")
+    admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
 
-    @field_validator("adapter_roots", "adapter_sources", "api_keys", "admin_keys", mode="before")
+    @field_validator("adapter_roots", "adapter_sources", "dataset_roots", "api_keys", "admin_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    def for_children(self) -> dict[str, str]:
+        """The environment of a child process: this one's, on the same device, without the keys."""
+        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS"}
+        kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
+        return kept | {"OVERTONE_DEVICE": self.device}

@@ -11,7 +11,11 @@ from app.errors import Forbidden, OvertoneError, Unauthorized
 from app.settings import Settings
 
 OPEN = frozenset({"/health", "/ready"})
-ADMIN = ("/adapters", "/unload")  # what changes adapters: these paths with any method that is not safe
+ADMIN = (
+    "/adapters",
+    "/unload",
+    "/training",
+)  # what changes or trains adapters: these paths with any method that is not safe
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -45,7 +49,7 @@ class ApiKeys:
         if is_admin or (is_user and not admin):
             return None
         if is_user:
-            return Forbidden("This key may use adapters but not change them; use an admin key.")
+            return Forbidden("This key may use adapters, but neither change nor train them; use an admin key.")
         return Unauthorized("The key is not one of this server's keys.")
 
 

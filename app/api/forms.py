@@ -2,12 +2,12 @@
 
 import secrets
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from app.api.fields import KnownFields
 from app.api.problems import InvalidFields
 from app.engine.request import Sampling, Share
 from app.model.features import Clip
@@ -44,7 +44,7 @@ class Turn(BaseModel):
 _TURNS: TypeAdapter[list[Turn]] = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=200)])
 
 
-class AskForm(BaseModel):
+class AskForm(KnownFields):
     """What `/generate` and `/compare` have in common."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -76,23 +76,6 @@ class AskForm(BaseModel):
     stop: list[str] = Field([], max_length=8, description="repeatable; the answer ends before any of these")
     n: int = Field(1, description="only 1")
     stream: bool = Field(False, description="answer as server-sent events")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_fields(cls, values: Any) -> Any:
-        """An unknown field is refused with the nearest known one, rather than ignored."""
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            raise InvalidFields(" ".join(cls._unknown(name) for name in unknown), unknown)
-        return values
-
-    @classmethod
-    def _unknown(cls, name: str) -> str:
-        near = get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
-        meant = cls.hints.get(name) or (near[0] if near else None)
-        return f"Unknown field {name[:80]!r}; " + (
-            f"did you mean {meant!r}?" if meant else f"known: {', '.join(cls.model_fields)}."
-        )
 
     @field_validator("stop")
     @classmethod

@@ -8,7 +8,7 @@ from app.errors import TooLarge
 from app.settings import Settings
 
 # Routes that take more than a recording, and the setting that bounds their bodies
-BOUND_BY = {("POST", "/adapters"): "max_adapter_mb"}
+BOUND_BY = {("POST", "/adapters"): "max_adapter_mb", ("POST", "/training/jobs"): "max_dataset_mb"}
 USUAL = "max_upload_mb"
 
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine.engine import Engine
 from app.engine.request import Done, Failed, Share
+from app.jobs.runner import Jobs
 
 # seconds; from a small model on a GPU to a large one under load
 _WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -57,6 +58,10 @@ class Metrics:
     def watch(self, engine: Engine) -> None:
         """Read the engine's own counters at each scrape."""
         self.registry.register(_EngineCollector(engine))
+
+    def watch_jobs(self, jobs: Jobs) -> None:
+        """Count training jobs at each scrape."""
+        self.registry.register(_JobCollector(jobs))
 
     def ended(self, shares: tuple[Share, ...], event: Done | Failed, heard_s: float, audio_seconds: float) -> None:
         """Count a request that ended. ``heard_s``: decoding and features, before it was queued."""
@@ -140,6 +145,19 @@ class _EngineCollector(Collector):
             ("encoder_cache_hits", "Clips found encoded", encoder.hits),
             ("encoder_cache_misses", "Clips that had to be encoded", encoder.misses),
         )
+
+
+class _JobCollector(Collector):
+    """Training jobs as they stand at this moment."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("overtone_training_jobs", "Training jobs, by state", labels=["state"])
+        for state, count in self._jobs.counts().items():
+            family.add_metric([state], count)
+        yield family
 
 
 def _gauges(*rows: tuple[str, str, float]) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,6 +70,15 @@ def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, s
         extra["WWW-Authenticate"] = "Bearer"
     body = problem_of(error, scope.get("state", {}).get("request_id"))
     return ProblemResponse(body.model_dump(exclude_none=True), error.status, extra)
+
+
+def invalid_fields(error: ValidationError) -> InvalidFields:
+    """What a model that is validated by hand has to say."""
+    entries = error.errors()
+    fields = [".".join(map(str, entry["loc"])) or "body" for entry in entries]
+    return InvalidFields(
+        " ".join(f"{field}: {entry['msg']}." for field, entry in zip(fields, entries, strict=True)), fields
+    )
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

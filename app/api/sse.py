@@ -10,9 +10,10 @@ from fastapi.responses import StreamingResponse
 KEEP_ALIVE_S = 15.0  # proxies close connections that are silent for longer
 
 
-def event(kind: str, data: Any) -> str:
-    """One event; JSON holds no raw line break, so it stays one line."""
-    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+def event(kind: str, data: Any, number: int | None = None) -> str:
+    """One event; JSON holds no raw line break, so it stays one line. ``number``: to go on after it later."""
+    head = "" if number is None else f"id: {number}\n"
+    return f"{head}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def event_stream(*sources: AsyncIterator[str]) -> StreamingResponse:

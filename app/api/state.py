@@ -12,7 +12,11 @@ from fastapi import Depends, Request
 
 from app.api.metrics import Metrics
 from app.api.tickets import Desk
-from app.errors import NotReady
+from app.errors import NotReady, OvertoneError
+from app.jobs.command import training_command
+from app.jobs.memory import shortage_on
+from app.jobs.runner import Jobs
+from app.jobs.store import JobStore
 from app.service import Service
 from app.settings import Settings
 
@@ -29,7 +33,9 @@ class AppState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.service: Service | None = None
+        self.jobs: Jobs | None = None
         self.failure: Exception | None = None
+        self.jobs_failure = ""
         self.on_failure: Callable[[], None] = lambda: None
         self.draining = False
         self.ears = CapacityLimiter(settings.cpu_threads or os.cpu_count() or 1)
@@ -46,8 +52,21 @@ class AppState:
             self.on_failure()
         else:
             self.metrics.watch(service.engine)
+            await asyncio.to_thread(self._open_jobs, service)
             self.service = service
             log.info("ready")
+
+    def _open_jobs(self, service: Service) -> None:
+        """Training needs a folder of its own; without it everything else is served."""
+        jobs = _jobs_of(service)
+        try:
+            jobs.open()
+        except OvertoneError as error:
+            log.warning("no training jobs: %s", error)
+            self.jobs_failure = str(error)
+        else:
+            self.metrics.watch_jobs(jobs)
+            self.jobs = jobs
 
     async def watch(self) -> None:
         """Look at the registry folder now and then; an error is logged and the watch goes on."""
@@ -70,10 +89,10 @@ class AppState:
             await opening  # a model that is being loaded cannot be stopped, only closed afterwards
 
     async def close(self) -> None:
-        """Drain and close what was opened."""
+        """Drain and close what was opened, all at the same time."""
         self.draining = True
-        if self.service is not None:
-            await asyncio.to_thread(self.service.close)
+        opened = [part for part in (self.jobs, self.service) if part is not None]
+        await asyncio.gather(*(asyncio.to_thread(part.close) for part in opened))
 
     def ready(self) -> Service:
         """The open service. Raises NotReady while it loads, when it failed, and while it drains."""
@@ -84,6 +103,20 @@ class AppState:
         if self.service is None:
             raise NotReady("The model is still being loaded; try again in a moment.")
         return self.service
+
+
+def _jobs_of(service: Service) -> Jobs:
+    """Training jobs over an open service: its model, its device, its registry."""
+    settings = service.settings
+    store = JobStore(settings.jobs)
+    return Jobs(
+        store,
+        settings.max_jobs,
+        command=lambda job: training_command(job, store, settings.adapters.absolute(), settings.model),
+        environment=settings.for_children(),
+        shortage=lambda: shortage_on(service.loaded.device, service.engine.memory.weight_bytes),
+        published=service.registry.refresh,
+    )
 
 
 async def stop(task: "asyncio.Task[None]") -> None:
@@ -106,6 +139,15 @@ def _service(state: State) -> Service:
 
 
 Ready = Annotated[Service, Depends(_service)]
+
+
+def _jobs(state: State, service: Ready) -> Jobs:
+    if state.jobs is None:
+        raise NotReady(state.jobs_failure)
+    return state.jobs
+
+
+JobRunner = Annotated[Jobs, Depends(_jobs)]
 
 
 async def _desk(state: State, service: Ready) -> AsyncIterator[Desk]:

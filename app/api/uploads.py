@@ -11,10 +11,11 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from app.api.problems import InvalidFields
+from app.api.problems import InvalidFields, invalid_fields
 from app.errors import BadRequest
-from app.registry.archive import ArchiveLimits, unpack
+from app.registry.archive import unpack
 from app.registry.config import FILE as CONFIG
+from app.registry.entries import ArchiveLimits
 from app.registry.manifest import FILE
 from app.registry.sources import fetch
 from app.registry.weights import WEIGHTS
@@ -90,7 +91,7 @@ def receive_json(body: bytes, folder: Path, settings: Settings) -> Uploaded:
     try:
         wanted = NewAdapter.model_validate_json(body or b"{}")
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_fields(error) from None
     fetch(
         wanted.source,
         folder,
@@ -107,7 +108,7 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
     try:
         wanted = _Fields.model_validate({key: value for key, value in form.items() if key != "file"})
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_fields(error) from None
     names = [upload.filename or "" for upload in uploads]
     if uploads and set(names) <= set(FILES):
         for name, upload in zip(names, uploads, strict=True):
@@ -133,11 +134,3 @@ async def receive(request: Request, folder: Path, settings: Settings) -> Uploade
 
 def _limits(settings: Settings) -> ArchiveLimits:
     return ArchiveLimits(max_bytes=settings.max_adapter_mb << 20)
-
-
-def _invalid(error: ValidationError) -> InvalidFields:
-    entries = error.errors()
-    fields = [".".join(map(str, entry["loc"])) or "body" for entry in entries]
-    return InvalidFields(
-        " ".join(f"{field}: {entry['msg']}." for field, entry in zip(fields, entries, strict=True)), fields
-    )

@@ -78,7 +78,8 @@ class Folder:
         return self._told(self._registry.get(name))
 
     def add(self, source: str, name: str, replace: bool) -> Json:
-        from app.registry.archive import ArchiveLimits, copy_adapter, unpack
+        from app.registry.archive import copy_adapter, unpack
+        from app.registry.entries import ArchiveLimits
         from app.registry.sources import fetch
 
         limits = ArchiveLimits(self._settings.max_adapter_mb << 20)

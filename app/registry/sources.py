@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
-from app.registry.archive import KEPT, ArchiveLimits, copy_adapter, copy_stream
+from app.registry.archive import KEPT, copy_adapter
 from app.registry.config import FILE as CONFIG
+from app.registry.entries import ArchiveLimits, copy_stream
 
 HUB = "hf://"
 
@@ -67,7 +68,7 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
             if not system.exists(remote):
                 continue
             with system.open(remote, "rb") as source, (destination / name).open("wb") as target:
-                room -= copy_stream(source, target, room)
+                room -= copy_stream(source, target, room, limits)
     except (ImportError, ValueError, OSError) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
     if not (destination / CONFIG).is_file():

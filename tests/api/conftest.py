@@ -91,7 +91,13 @@ def settings(model_folder: Path) -> Callable[..., Settings]:
 
     def make(adapters: Path, **changed: Any) -> Settings:
         defaults: dict[str, Any] = dict(
-            model=str(model_folder), device="cpu", dtype="float32", adapters=adapters, kv_gb=0.05, watch_seconds=0.05
+            model=str(model_folder),
+            device="cpu",
+            dtype="float32",
+            adapters=adapters,
+            jobs=adapters.with_name(f"{adapters.name}-jobs"),
+            kv_gb=0.05,
+            watch_seconds=0.05,
         )
         return Settings(_env_file=None, **(defaults | changed))
 

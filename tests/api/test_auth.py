@@ -14,6 +14,9 @@ CHANGES = [
     ("POST", "/adapters/alpha/pin"),
     ("POST", "/adapters/alpha/rollback"),
     ("POST", "/unload"),
+    ("POST", "/training/jobs"),
+    ("DELETE", "/training/jobs/some"),
+    ("POST", "/training/jobs/some/resume"),
 ]
 
 

@@ -48,13 +48,14 @@ class Server:
 @pytest.fixture(scope="module")
 def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     @asynccontextmanager
-    async def run(**changed: str) -> AsyncIterator[Server]:
+    async def run(script: str = SCRIPT, **changed: str) -> AsyncIterator[Server]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         values = {
             "model": str(model_folder),
             "adapters": str(tmp_path_factory.mktemp("registry")),
+            "jobs": str(tmp_path_factory.mktemp("jobs")),
             "device": "cpu",
             "kv_gb": "0.05",
         }
@@ -63,7 +64,7 @@ def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            SCRIPT,
+            script,
             cwd=ROOT,
             env=plain | {f"OVERTONE_{name.upper()}": value for name, value in values.items()},
             stderr=asyncio.subprocess.PIPE,

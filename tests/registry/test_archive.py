@@ -8,7 +8,8 @@ import zipfile
 import pytest
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, OvertoneError, TooLarge
-from app.registry.archive import ArchiveLimits, pack, unpack
+from app.registry.archive import pack, unpack
+from app.registry.entries import ArchiveLimits
 from app.registry.sources import fetch
 
 LIMITS = ArchiveLimits(max_bytes=4 << 20, max_entries=20)

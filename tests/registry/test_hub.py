@@ -17,7 +17,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from app.errors import OvertoneError
-from app.registry.archive import ArchiveLimits
+from app.registry.entries import ArchiveLimits
 from app.registry.sources import fetch
 try:
     fetch(sys.argv[1], Path(sys.argv[2]), roots=(), prefixes=["hf://acme"], limits=ArchiveLimits(int(sys.argv[3])))

@@ -1,0 +1,137 @@
+"""A training job as it is asked for: a multipart upload, or JSON that names a data set on the server."""
+
+from typing import Annotated, Any, ClassVar
+
+from anyio import to_thread
+from fastapi import Request
+from pydantic import Field, ValidationError, field_validator
+from starlette.datastructures import FormData, UploadFile
+
+from app.api.fields import KnownFields
+from app.api.problems import InvalidFields, invalid_fields
+from app.errors import BadRequest
+from app.jobs.dataset import allowed_dataset, unpack_dataset
+from app.jobs.job import Job, Options, Word
+from app.jobs.runner import Jobs
+from app.registry.entries import ArchiveLimits
+from app.registry.manifest import Method
+from app.registry.registry import check_name
+from app.settings import Settings
+
+MAX_FILES = 100_000  # in one data set
+
+
+class JobFields(KnownFields):
+    """What is asked of the trainer; where there is no default, its own hold."""
+
+    hints: ClassVar[dict[str, str]] = {
+        "files": "file",
+        "audio": "file",
+        "data": "file",
+        "adapter": "name",
+        "lr": "learning_rate",
+        "steps": "epochs",
+    }
+
+    name: str = Field(description="of the adapter; a name in use gets its next version", examples=["my-adapter"])
+    method: Method = Field("lora", description="lora, projector or head")
+    preset: Word | None = Field(None, description="a named set of options of the trainer")
+    epochs: int | None = Field(None, ge=1, le=1000, description="passes over the data")
+    learning_rate: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    rank: int | None = Field(None, ge=1, le=1024, description="of a LoRA adapter")
+    batch_size: int | None = Field(None, ge=1, le=4096, description="rows of one step")
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    allow: list[Annotated[Word, Field()]] = Field(
+        [], max_length=32, description="codes of the data gate's objections that are accepted; comma-separated in forms"
+    )
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    def options(self) -> Options:
+        """Raises BadRequest for a name that no adapter may have."""
+        check_name(self.name)
+        return Options.model_validate({name: getattr(self, name) for name in Options.model_fields})
+
+
+class NewJob(JobFields):
+    """`POST /training/jobs` as JSON."""
+
+    hints: ClassVar[dict[str, str]] = {**JobFields.hints, "file": "dataset", "data": "dataset", "path": "dataset"}
+
+    dataset: str = Field(
+        min_length=1,
+        description="a .jsonl or .csv, or a folder with one, under OVERTONE_DATASET_ROOTS",
+        examples=["/data/sets/dictation"],
+    )
+
+
+class JobForm(JobFields):
+    """The text fields of the multipart form; `file` is there as its name alone."""
+
+    file: str = Field(description="a .zip or .tar.gz with a .jsonl or .csv and its recordings, or that file alone")
+
+
+def _form_schema() -> dict[str, Any]:
+    schema = JobForm.model_json_schema()
+    schema["properties"]["file"] |= {"type": "string", "format": "binary"}
+    schema["properties"]["allow"] = {"type": "string", "description": schema["properties"]["allow"]["description"]}
+    return schema
+
+
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": _form_schema()},
+        "application/json": {"schema": NewJob.model_json_schema()},
+    },
+}
+
+
+async def receive(request: Request, jobs: Jobs, settings: Settings) -> Job:
+    """Queue what a request asks for, by its content type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return await to_thread.run_sync(_from_json, await request.body(), jobs, settings)
+    if kind != "multipart/form-data":
+        raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `dataset`.")
+    async with request.form(max_files=8, max_fields=64) as form:  # parts beyond 1 MB lie on disk
+        return await to_thread.run_sync(_from_form, form, jobs, settings)
+
+
+def _from_json(body: bytes, jobs: Jobs, settings: Settings) -> Job:
+    try:
+        wanted = NewJob.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+    options = wanted.options()
+    dataset = allowed_dataset(wanted.dataset, settings.dataset_roots)
+    jobs.check_room()
+    with jobs.store.draft() as identity:
+        return jobs.submit(identity, options, str(dataset))
+
+
+def _from_form(form: FormData, jobs: Jobs, settings: Settings) -> Job:
+    # a repeated field arrives comma-separated: right for lists, refused for the others
+    texts = {key: ",".join(_text(value) for value in form.getlist(key)) for key in form}
+    try:
+        options = JobForm.model_validate(texts).options()
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+    uploads = form.getlist("file")
+    if len(uploads) != 1 or not isinstance(uploads[0], UploadFile):
+        raise InvalidFields("file: send one file, as `-F file=@data.zip` does.", ["file"])
+    jobs.check_room()
+    limits = ArchiveLimits(settings.max_dataset_mb << 20, MAX_FILES, "OVERTONE_MAX_DATASET_MB")
+    with jobs.store.draft() as identity:
+        filename = uploads[0].filename or ""
+        data = unpack_dataset(uploads[0].file, filename, jobs.store.data(identity), limits)
+        return jobs.submit(identity, options, str(data))
+
+
+def _text(value: UploadFile | str) -> str:
+    return value if isinstance(value, str) else value.filename or "file"

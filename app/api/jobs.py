@@ -1,0 +1,181 @@
+"""`/training/jobs…`: train an adapter from a data set, watch it, cancel it. It is served once it is done."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, Field
+
+from app.api import job_forms
+from app.api.answers import compact
+from app.api.problems import documented
+from app.api.sse import event, event_stream
+from app.api.state import AppState, JobRunner, State
+from app.errors import NotFound
+from app.jobs.events import Tail
+from app.jobs.job import Job, Options, Told
+from app.jobs.job import State as JobState
+from app.jobs.runner import Jobs
+from app.jobs.store import tail
+
+router = APIRouter(tags=["training"])
+Identity = Annotated[str, Path(description="id of the job", examples=["20261124-101500-1f2e3d4c"])]
+FOLLOW_S = 0.2  # between two looks at a file that grows
+EVENTS_EXAMPLE = """id: 7
+event: step
+data: {"step": 5, "loss": 1.84, "lr": 0.0001, "tokens_per_second": 5210, "eta_seconds": 48}
+
+event: end
+data: {"id": "20261124-101500-1f2e3d4c", "state": "succeeded", …}
+"""
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Events", "content": {"text/event-stream": {"example": EVENTS_EXAMPLE}}}
+}
+LOG: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The log", "content": {"text/plain": {"example": "epoch 1 of 3\n"}}}
+}
+
+
+class JobView(BaseModel):
+    """One job as it stands now."""
+
+    id: str = Field(examples=["20261124-101500-1f2e3d4c"])
+    name: str = Field(description="of the adapter", examples=["my-adapter"])
+    state: JobState = Field(
+        description="`refused`: the data or the options were; `interrupted`: the service was stopped, or the trainer"
+    )
+    position: int | None = Field(None, description="in the queue; 1 is next")
+    stopping: bool = Field(False, description="it was asked to end and writes its checkpoint")
+    options: Options
+    dataset: str = Field(description="the data file; of an upload, relative to the job's folder")
+    created: datetime
+    started: datetime | None = Field(None, description="of the last run")
+    ended: datetime | None = None
+    exit_code: int | None = Field(None, description="of the trainer; negative: the signal that killed it")
+    error: str | None = Field(None, description="what went wrong, in words")
+    told: Told = Field(description="what the trainer's events say so far")
+
+
+class JobList(BaseModel):
+    """All jobs, newest first."""
+
+    jobs: list[JobView]
+
+
+@router.post(
+    "/training/jobs",
+    status_code=202,
+    responses=documented(401, 403, 409, 413, 422, 503, 507),
+    openapi_extra={"requestBody": job_forms.BODY},
+)
+async def create_job(request: Request, jobs: JobRunner, state: State) -> JobView:
+    """Train an adapter. The job waits for its turn, then runs as a process of its own beside the service.
+
+    ```sh
+    curl localhost:8000/training/jobs -F name=my-adapter -F file=@data.zip
+    curl localhost:8000/training/jobs -F name=my-adapter -F file=@data.zip -F epochs=3 -F learning_rate=1e-4
+    curl localhost:8000/training/jobs --json '{"name": "my-adapter", "dataset": "/data/sets/dictation"}'
+    ```
+    """
+    return view(jobs, await job_forms.receive(request, jobs, state.settings))
+
+
+@router.get("/training/jobs", responses=documented(401, 503))
+def list_jobs(jobs: JobRunner) -> JobList:
+    """All jobs, newest first: `curl localhost:8000/training/jobs`."""
+    return JobList(jobs=[view(jobs, job) for job in jobs.all()])
+
+
+@router.get("/training/jobs/{id}", responses=documented(401, 404, 422, 503))
+def get_job(id: Identity, jobs: JobRunner) -> JobView:
+    """One job: state, place in the queue, progress, gate report, metrics, adapter.
+
+    `curl localhost:8000/training/jobs/20261124-101500-1f2e3d4c`
+    """
+    return view(jobs, jobs.get(id))
+
+
+@router.get(
+    "/training/jobs/{id}/events",
+    response_class=StreamingResponse,
+    responses=EVENTS | documented(401, 404, 422, 503),
+)
+async def follow_job(
+    id: Identity,
+    jobs: JobRunner,
+    state: State,
+    last_event_id: Annotated[int, Header(ge=0, description="events up to this one are left out")] = 0,
+) -> StreamingResponse:
+    """All events of a job so far, then those to come, as server-sent events; `end` with the job is the last.
+
+    `curl -N localhost:8000/training/jobs/20261124-101500-1f2e3d4c/events`. A client that comes back with
+    `Last-Event-ID` misses nothing; a stream that ends without `end` means that the service is shutting down.
+    """
+    await asyncio.to_thread(jobs.get, id)
+    return event_stream(_follow(jobs, state, id, last_event_id))
+
+
+@router.get("/training/jobs/{id}/log", response_class=PlainTextResponse, responses=LOG | documented(401, 404, 422, 503))
+def read_log(
+    id: Identity,
+    jobs: JobRunner,
+    lines: Annotated[int, Query(alias="tail", ge=1, le=100_000, description="lines at the end")] = 1000,
+) -> PlainTextResponse:
+    """What the trainer printed: `curl 'localhost:8000/training/jobs/20261124-101500-1f2e3d4c/log?tail=50'`."""
+    jobs.get(id)
+    return PlainTextResponse(tail(jobs.store.log(id), lines))
+
+
+@router.post("/training/jobs/{id}/resume", status_code=202, responses=documented(401, 403, 404, 409, 422, 503, 507))
+def resume_job(id: Identity, jobs: JobRunner) -> JobView:
+    """Go on with a job that was cancelled or interrupted, from its last checkpoint.
+
+    `curl -X POST localhost:8000/training/jobs/20261124-101500-1f2e3d4c/resume`
+    """
+    jobs.check_room()
+    return view(jobs, jobs.resume(id))
+
+
+@router.delete("/training/jobs/{id}", responses=documented(401, 403, 404, 409, 422, 503, 507))
+def cancel_job(
+    id: Identity,
+    jobs: JobRunner,
+    purge: Annotated[bool, Query(description="delete the folder of a job that is over")] = False,
+) -> JobView:
+    """Cancel a job: `curl -X DELETE localhost:8000/training/jobs/20261124-101500-1f2e3d4c`.
+
+    A running one writes a checkpoint first; its state changes when its process has ended. With `?purge=true`
+    the folder of a job that is over is deleted: data, log and checkpoints. The adapter stays.
+    """
+    return view(jobs, jobs.purge(id) if purge else jobs.cancel(id))
+
+
+def view(jobs: Jobs, job: Job) -> JobView:
+    """Everything known of a job at this moment."""
+    facts = {name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name)}
+    return JobView(
+        **facts | {"dataset": job.dataset.removeprefix(f"{jobs.store.folder(job.id)}/")},
+        name=job.options.name,
+        position=jobs.position(job.id),
+        stopping=job.state == "running" and job.asked is not None,
+    )
+
+
+async def _follow(jobs: Jobs, state: AppState, identity: str, after: int) -> AsyncIterator[str]:
+    """Each event under its number in the file. Ends when the service drains, so as not to hold it up."""
+    lines = Tail(jobs.store.events(identity))
+    while not state.draining:
+        try:
+            job = await asyncio.to_thread(jobs.get, identity)  # before the file: nothing is written once it is over
+        except NotFound:  # purged meanwhile
+            return
+        for told in await asyncio.to_thread(lines.read):
+            if told.number > after:
+                yield event(told.kind, told.data, told.number)
+        if job.over:
+            yield event("end", compact(view(jobs, job)))
+            return
+        await asyncio.sleep(FOLLOW_S)

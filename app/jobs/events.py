@@ -1,0 +1,90 @@
+"""The events file: JSON lines that the trainer appends and the service only reads."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.jobs.job import Told
+
+_KIND = re.compile(r"[a-z_]{1,40}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; ``number`` counts from 1 in its file."""
+
+    number: int
+    kind: str
+    data: dict[str, Any]
+
+
+class Tail:
+    """Reads on where it stopped. A line that is still being written waits for its end."""
+
+    def __init__(self, file: Path, offset: int = 0) -> None:
+        self._file = file
+        self._offset = offset
+        self._number = 0
+
+    def read(self) -> list[Event]:
+        """The events since the last call; what is no event is passed over, but counted. None without a file."""
+        lines = self._lines()
+        first = self._number + 1
+        self._number += len(lines)
+        return [event for event in map(_parse, range(first, self._number + 1), lines) if event]
+
+    def _lines(self) -> list[bytes]:
+        try:
+            with self._file.open("rb") as stream:
+                stream.seek(self._offset)
+                block = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = block[: block.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.split(b"\n")[:-1]
+
+
+def summary(file: Path, offset: int = 0) -> Told:
+    """Everything that the events from ``offset`` on tell."""
+    told = Told()
+    for event in Tail(file, offset).read():
+        told = told.model_copy(update={"events": told.events + 1, "last": event.kind, **_facts(event)})
+    return told
+
+
+def _facts(event: Event) -> dict[str, Any]:
+    """The fields of `Told` that an event sets. Values of a wrong type are left out: the file is not ours."""
+    data = event.data
+    match event.kind:
+        case "gate":
+            report = data.get("report")
+            return {"gate": {"ok": bool(data.get("ok")), "report": report if isinstance(report, dict) else {}}}
+        case "start":
+            return {"started": data}
+        case "step":
+            return {"progress": data}
+        case "eval":
+            return {"evaluation": data}
+        case "done":
+            return {name: data[name] for name in ("adapter", "metrics") if isinstance(data.get(name), dict)}
+        case "error":
+            problems = data.get("problems")
+            return {
+                "error": str(data.get("message", "")),
+                "problems": [str(problem) for problem in problems] if isinstance(problems, list) else [],
+            }
+    return {}
+
+
+def _parse(number: int, line: bytes) -> Event | None:
+    try:
+        # a loss may be NaN, which JSON for browsers cannot say
+        data = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or not _KIND.fullmatch(str(data.get("event"))):
+        return None
+    return Event(number, data.pop("event"), data)

@@ -1,0 +1,79 @@
+"""What is known of one training job; kept in its `job.json`."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.registry.manifest import Method
+
+State = Literal["queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted"]
+STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted")
+Asked = Literal["cancelled", "interrupted"]
+RESUMABLE: tuple[State, ...] = ("cancelled", "interrupted")
+# Goes onto a command line: no leading dash, no blanks
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Options(BaseModel):
+    """What was asked of the trainer. What is None is left to it."""
+
+    name: str
+    method: Method = "lora"
+    preset: Word | None = None
+    epochs: int | None = None
+    allow: list[Word] = []
+    learning_rate: float | None = None
+    rank: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+
+
+class Told(BaseModel):
+    """What the trainer's events say so far; ``events`` counts them."""
+
+    events: int = 0
+    last: str | None = Field(None, description="kind of the last event", examples=["step"])
+    gate: dict[str, Any] | None = Field(None, description="what the data gate found")
+    started: dict[str, Any] | None = Field(None, description="steps to go and rows of each split")
+    progress: dict[str, Any] | None = Field(None, description="the last step")
+    evaluation: dict[str, Any] | None = Field(None, description="the last evaluation")
+    metrics: dict[str, Any] | None = Field(None, description="before and after, once it is done")
+    adapter: dict[str, Any] | None = Field(
+        None, description="what was published", examples=[{"name": "a", "version": 1}]
+    )
+    error: str | None = None
+    problems: list[str] = Field([], description="every reason for a refusal")
+
+
+class Job(BaseModel):
+    """One job. ``pid`` and ``born`` (s since 1970) tell its process from a later one with the same number.
+
+    ``asked``: what its process was sent a signal for. ``read_from``: the bytes of the events file that
+    belong to earlier runs.
+    """
+
+    id: str
+    state: State = "queued"
+    options: Options
+    dataset: str
+    created: datetime
+    queued: datetime
+    started: datetime | None = None
+    ended: datetime | None = None
+    pid: int | None = None
+    born: float | None = None
+    asked: Asked | None = None
+    read_from: int = 0
+    exit_code: int | None = None
+    error: str | None = None
+    told: Told = Told()
+
+    @property
+    def over(self) -> bool:
+        """Nothing happens to it any more unless somebody asks."""
+        return self.state not in ("queued", "running")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,247 @@
+"""Training jobs in their order: queued, started as child processes, watched, ended, found again after a crash."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from app.errors import Conflict, NotFound, StorageError
+from app.jobs.child import Child
+from app.jobs.events import summary
+from app.jobs.job import RESUMABLE, STATES, Asked, Job, Options, State, now
+from app.jobs.outcome import outcome
+from app.jobs.store import JobStore, size_of
+
+log = logging.getLogger(__name__)
+GRACE_S = 20.0  # for a checkpoint, between SIGTERM and SIGKILL
+
+
+class Jobs:
+    """Safe to use from any thread; every method but the watching of children takes milliseconds.
+
+    ``command``: the words that run a job. ``shortage``: why the device has no room for one now, or None.
+    ``published``: called when a trainer says that an adapter is in the registry.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        limit: int,
+        *,
+        command: Callable[[Job], list[str]],
+        environment: dict[str, str],
+        shortage: Callable[[], str | None],
+        published: Callable[[], object],
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self.store = store
+        self._limit = limit
+        self._command = command
+        self._environment = environment
+        self._shortage = shortage
+        self._published = published
+        self._grace_s = grace_s
+        self._jobs: dict[str, Job] = {}
+        self._children: dict[str, Child] = {}
+        self._watchers: dict[str, threading.Thread] = {}
+        self._lock = threading.RLock()
+        self.closing = False
+
+    def open(self) -> None:
+        """Read the folder, adopt what still runs, judge what has ended meanwhile, start what is due.
+
+        Raises Conflict or StorageError as `JobStore.open` does.
+        """
+        with self._lock:
+            self._jobs = {job.id: job for job in self.store.open()}
+            for job in list(self._jobs.values()):
+                if job.state == "running":
+                    self._recover(job)
+            self._start_due()
+
+    def close(self) -> None:
+        """End running children and mark their jobs interrupted; queued ones stay queued. Blocks for the grace time."""
+        with self._lock:
+            self.closing = True
+            for identity in self._children:
+                self._stop(self._jobs[identity], "interrupted")
+            watchers = list(self._watchers.values())
+        for watcher in watchers:
+            watcher.join()
+        self.store.close()
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        with self._lock:
+            jobs = sorted(self._jobs.values(), key=lambda job: job.created, reverse=True)
+        return [self._fresh(job) for job in jobs]
+
+    def get(self, identity: str) -> Job:
+        """A copy of a job as it stands now. Raises NotFound."""
+        with self._lock:
+            job = self._known(identity)
+        return self._fresh(job)
+
+    def counts(self) -> dict[State, int]:
+        """Jobs in each state, zeros included."""
+        with self._lock:
+            found = Counter(job.state for job in self._jobs.values())
+        return {state: found[state] for state in STATES}
+
+    def position(self, identity: str) -> int | None:
+        """Place in the queue, 1 is next; None when it does not wait."""
+        with self._lock:
+            waiting = [job.id for job in self._queue()]
+        return waiting.index(identity) + 1 if identity in waiting else None
+
+    def check_room(self) -> None:
+        """Raises Conflict when the device has no room for a job.
+
+        Not asked while another one runs, since its memory will be free again; it is asked once more at the start.
+        """
+        with self._lock:
+            busy = bool(self._children)
+        reason = None if busy else self._shortage()
+        if reason:
+            raise Conflict(reason)
+
+    def submit(self, identity: str, options: Options, dataset: str) -> Job:
+        """Queue a job whose folder has been drafted. Raises StorageError."""
+        with self._lock:
+            job = Job(id=identity, options=options, dataset=dataset, created=now(), queued=now())
+            self.store.save(job)
+            self._jobs[identity] = job
+            self._start_due()
+            return job.model_copy()
+
+    def cancel(self, identity: str) -> Job:
+        """End a running job, forget a queued one. Raises NotFound, and Conflict when it is over."""
+        with self._lock:
+            job = self._known(identity)
+            if job.over:
+                raise Conflict(f"The job is over ({job.state}); `?purge=true` deletes its folder.")
+            if job.state == "queued":
+                self._change(job, state="cancelled", ended=now(), error="Cancelled before it began.")
+            else:
+                self._stop(job, "cancelled")
+            return job.model_copy()
+
+    def resume(self, identity: str) -> Job:
+        """Queue a cancelled or interrupted job again; it goes on from its checkpoint. Raises NotFound, Conflict."""
+        with self._lock:
+            job = self._known(identity)
+            if job.state not in RESUMABLE:
+                raise Conflict(f"The job is {job.state}; only one that is cancelled or interrupted can be resumed.")
+            again = Job(id=job.id, options=job.options, dataset=job.dataset, created=job.created, queued=now())
+            again.read_from = size_of(self.store.events(identity))
+            self.store.save(again)
+            self._jobs[identity] = again
+            self._start_due()
+            return again.model_copy()
+
+    def purge(self, identity: str) -> Job:
+        """Delete the folder of a job that is over. Raises NotFound, Conflict or StorageError."""
+        with self._lock:
+            job = self._known(identity)
+            if not job.over:
+                raise Conflict(f"The job is {job.state}; cancel it first, then purge it.")
+            del self._jobs[identity]
+        self.store.delete(identity)  # may take long: outside the lock
+        return job
+
+    def _known(self, identity: str) -> Job:
+        if identity not in self._jobs:
+            raise NotFound(f"There is no training job {identity[:80]!r}; GET /training/jobs lists them.")
+        return self._jobs[identity]
+
+    def _fresh(self, job: Job) -> Job:
+        """A copy that knows the newest events; those of a job that is over are kept in it."""
+        if job.state != "running":
+            return job.model_copy()
+        return job.model_copy(update={"told": summary(self.store.events(job.id), job.read_from)})
+
+    def _queue(self) -> list[Job]:
+        waiting = [job for job in self._jobs.values() if job.state == "queued"]
+        return sorted(waiting, key=lambda job: job.queued)
+
+    def _start_due(self) -> None:
+        while not self.closing and len(self._children) < self._limit and (waiting := self._queue()):
+            self._start(waiting[0])
+
+    def _start(self, job: Job) -> None:
+        """Start a job's process, or end the job with the reason why not."""
+        try:
+            reason = self._shortage()
+            if reason:
+                self._change(job, state="refused", ended=now(), error=reason)
+                return
+            self._change(job, state="running", started=now())  # noted first: it may be found again if we die here
+            child = Child.start(self._command(job), self.store.log(job.id), self._environment)
+        except Exception as error:
+            log.exception("the job %s could not be started", job.id)
+            words = f"The trainer could not be started ({error})."
+            self._change(job, state="failed", ended=now(), error=words)
+            return
+        self._change(job, pid=child.pid, born=child.born)
+        self._watch(job, child)
+
+    def _recover(self, job: Job) -> None:
+        """A job that ran when the service died."""
+        if job.pid is not None and job.born is not None:
+            child = Child.find(job.pid, job.born)
+        else:
+            child = Child.search(str(self.store.events(job.id)))
+        if child is None:
+            self._change(job, **self._end(job, None))
+            return
+        log.info("the job %s still runs: watching process %d on", job.id, child.pid)
+        self._watch(job, child)
+        if job.asked:
+            child.stop(self._grace_s)
+
+    def _watch(self, job: Job, child: Child) -> None:
+        self._children[job.id] = child
+        watcher = threading.Thread(target=self._until_over, args=(job, child), name=f"job-{job.id}", daemon=True)
+        self._watchers[job.id] = watcher
+        watcher.start()
+
+    def _until_over(self, job: Job, child: Child) -> None:
+        """Runs on the watcher's thread."""
+        code = child.wait()
+        fields = self._end(job, code)  # reads files, and the registry: outside the lock
+        with self._lock:
+            del self._children[job.id], self._watchers[job.id]
+            self._change(job, **fields)
+            self._start_due()
+
+    def _end(self, job: Job, code: int | None) -> dict[str, object]:
+        """What a job becomes whose process has ended."""
+        gone: dict[str, object] = {"exit_code": code, "ended": now(), "pid": None, "born": None}
+        try:
+            told = summary(self.store.events(job.id), job.read_from)
+            state, error = outcome(code, job.asked, told, self.store.log(job.id))
+        except OSError as problem:
+            return gone | {"state": "failed", "error": f"The job's files cannot be read ({problem.strerror})."}
+        if state == "succeeded":
+            self._publish()
+        return gone | {"state": state, "error": error, "told": told}
+
+    def _publish(self) -> None:
+        """Whoever sees the job succeeded finds its adapter served."""
+        try:
+            self._published()
+        except Exception:
+            log.exception("the registry could not be read again; its watch will")
+
+    def _stop(self, job: Job, why: Asked) -> None:
+        self._change(job, asked=job.asked or why)
+        self._children[job.id].stop(self._grace_s)
+
+    def _change(self, job: Job, **fields: object) -> None:
+        """What is true stays true in memory, also when the disk refuses; the events tell it after a restart."""
+        for name, value in fields.items():
+            setattr(job, name, value)
+        try:
+            self.store.save(job)
+        except StorageError:
+            log.exception("the state %s of job %s could not be written", job.state, job.id)

@@ -1,0 +1,143 @@
+"""Job folders on disk.
+
+<root>/.lock                 held by the one service that runs these jobs
+<root>/<id>/job.json         the job; written last and atomically, so that its existence means a whole upload
+<root>/<id>/events.jsonl     what the trainer tells
+<root>/<id>/log.txt          what it prints
+<root>/<id>/data/            an uploaded data set
+<root>/<id>/work/            checkpoints
+"""
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.errors import Conflict, StorageError
+from app.jobs.job import Job, now
+
+log = logging.getLogger(__name__)
+FILE = "job.json"
+_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+
+
+class JobStore:
+    """Reads and writes job folders; knows nothing of processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._lock: int | None = None
+
+    def open(self) -> list[Job]:
+        """Take the folder for this process and read it, oldest first; half-made jobs are forgotten.
+
+        Raises Conflict when another service has it, StorageError when it cannot be written.
+        """
+        with _told_as_storage():
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise Conflict(f"Another service runs the jobs in {self.root}; set another OVERTONE_JOBS.") from None
+        folders = [path for path in self.root.iterdir() if _ID.fullmatch(path.name)]
+        for folder in folders:
+            if not (folder / FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        return sorted(filter(None, map(_read, folders)), key=lambda job: job.queued)
+
+    def close(self) -> None:
+        """Let go of the folder; the kernel does it when the process dies."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def draft(self) -> Iterator[str]:
+        """A folder for a new job; its id. Gone at the end unless the job was saved. Raises StorageError."""
+        identity = f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        with _told_as_storage():
+            (self.folder(identity) / "data").mkdir(parents=True)
+        try:
+            yield identity
+        finally:
+            if not (self.folder(identity) / FILE).exists():
+                self.delete(identity)
+
+    def save(self, job: Job) -> None:
+        """Write `job.json`: the old one or the new one, whole, whatever happens. Raises StorageError."""
+        target = self.folder(job.id) / FILE
+        fresh = target.with_suffix(".new")
+        with _told_as_storage():
+            with fresh.open("w") as stream:
+                stream.write(job.model_dump_json(indent=2) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(target)
+
+    def delete(self, identity: str) -> None:
+        """Remove the folder; `job.json` first, so that a crash on the way leaves nothing that looks whole."""
+        with _told_as_storage():
+            (self.folder(identity) / FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.folder(identity))
+
+    def folder(self, identity: str) -> Path:
+        return self.root / identity
+
+    def data(self, identity: str) -> Path:
+        return self.folder(identity) / "data"
+
+    def work(self, identity: str) -> Path:
+        return self.folder(identity) / "work"
+
+    def events(self, identity: str) -> Path:
+        return self.folder(identity) / "events.jsonl"
+
+    def log(self, identity: str) -> Path:
+        return self.folder(identity) / "log.txt"
+
+
+def tail(file: Path, lines: int, most: int = 4 << 20) -> str:
+    """The last lines of a log, of its last ``most`` bytes; nothing without a file."""
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - most))
+            # progress bars end their lines with a carriage return
+            said = stream.read(most).decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return ""
+    return "\n".join(said) + "\n" if said else ""
+
+
+def size_of(file: Path) -> int:
+    """Bytes; 0 without a file."""
+    return file.stat().st_size if file.exists() else 0
+
+
+def _read(folder: Path) -> Job | None:
+    """A job that cannot be read stays on disk for whoever can, and is served by nobody."""
+    if not (folder / FILE).exists():
+        return None
+    try:
+        return Job.model_validate_json((folder / FILE).read_text())
+    except (OSError, ValueError):
+        log.exception("the job folder %s cannot be read", folder)
+        return None
+
+
+@contextmanager
+def _told_as_storage() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The jobs folder could not be written ({error.strerror}); the operator can free space, or set another "
+            "OVERTONE_JOBS."
+        ) from error

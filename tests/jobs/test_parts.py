@@ -1,0 +1,104 @@
+"""Numbers, files and archives, without processes."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.errors import BadRequest, Forbidden
+from app.jobs.dataset import allowed_dataset, unpack_dataset
+from app.jobs.events import Tail, summary
+from app.jobs.memory import needed, shortage, shortage_on
+from app.jobs.store import tail
+from app.registry.entries import ArchiveLimits
+
+LIMITS = ArchiveLimits(1000, 10, "OVERTONE_MAX_DATASET_MB")
+SEVEN_B = 16_794_000_000  # bytes of Qwen2-Audio-7B in bfloat16
+
+
+@pytest.mark.parametrize(("free_gb", "fits"), [(139, True), (30, True), (27, False), (18, False), (0, False)])
+def test_room_for_seven_billion(free_gb: float, fits: bool) -> None:
+    reason = shortage(int(free_gb * 1e9), SEVEN_B)
+    assert (reason is None) == fits
+    if reason:
+        assert f"{free_gb:.1f} GB are free" in reason
+        assert "about 27.3 GB" in reason
+        assert "OVERTONE_KV_GB" in reason
+
+
+def test_room_ends_at_what_is_needed() -> None:
+    assert shortage(needed(SEVEN_B), SEVEN_B) is None
+    assert shortage(needed(SEVEN_B) - 1, SEVEN_B) is not None
+
+
+def test_a_cpu_always_has_room() -> None:
+    assert shortage_on(torch.device("cpu"), 10**15) is None
+
+
+def test_a_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (18 * 10**9, 80 * 10**9))
+    assert "18.0 GB are free" in str(shortage_on(torch.device("cuda"), SEVEN_B))
+
+
+def test_events_are_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    lines = Tail(file)
+    assert lines.read() == []
+    file.write_text('{"event": "gate", "ok": true}\nnonsense\n[1]\n{"event": "bad kind\\n"}\n{"event": "st')
+    (gate,) = lines.read()
+    assert (gate.number, gate.kind, gate.data) == (1, "gate", {"ok": True})
+    with file.open("a") as stream:
+        stream.write('ep", "loss": NaN, "eta_seconds": Infinity}\n')
+    (step,) = lines.read()
+    assert (step.number, step.data) == (5, {"loss": None, "eta_seconds": None})
+
+
+def test_a_summary_takes_nothing_for_granted(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    rows = [
+        {"event": "gate", "report": 3},
+        {"event": "error", "message": None, "problems": "no list"},
+        {"event": "done", "adapter": "name", "metrics": []},
+        {"event": "news", "of": "tomorrow"},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = summary(file)
+    assert (told.gate, told.adapter, told.metrics, told.problems) == ({"ok": False, "report": {}}, None, None, [])
+    assert (told.events, told.last) == (4, "news")
+    assert summary(file, file.stat().st_size).events == 0
+
+
+def test_the_end_of_a_log(tmp_path: Path) -> None:
+    file = tmp_path / "log.txt"
+    assert tail(file, 3) == ""
+    file.write_bytes(b"one\ntwo\rthree\n\xff four")
+    assert tail(file, 2) == "three\n\ufffd four\n"
+    assert tail(file, 9, most=5).startswith("four") or tail(file, 9, most=5) == " four\n"
+
+
+def test_a_single_file_gets_a_plain_name(tmp_path: Path) -> None:
+    found = unpack_dataset(io.BytesIO(b"{}\n"), "../../etc/x.JSONL", tmp_path, LIMITS)
+    assert found == tmp_path / "data.jsonl"
+    assert found.read_bytes() == b"{}\n"
+
+
+def test_what_a_folder_may_be(tmp_path: Path) -> None:
+    root = tmp_path / "sets"
+    (root / "good" / "inner").mkdir(parents=True)
+    (root / "good" / "inner" / "rows.csv").write_text("audio,text\n")
+    (root / "empty").mkdir()
+    (tmp_path / "secret.csv").write_text("x")
+    (root / "way-out").symlink_to(tmp_path)
+    assert allowed_dataset(str(root / "good"), [root]) == root / "good" / "inner" / "rows.csv"
+    assert allowed_dataset(str(root / "good/inner/rows.csv"), [root]).name == "rows.csv"
+    for outside in (tmp_path / "secret.csv", root / ".." / "secret.csv", root / "way-out" / "secret.csv", Path("/etc")):
+        with pytest.raises(Forbidden, match="OVERTONE_DATASET_ROOTS"):
+            allowed_dataset(str(outside), [root])
+    for nothing in (root / "empty", root / "missing.csv"):
+        with pytest.raises(BadRequest):
+            allowed_dataset(str(nothing), [root])
+    (root / "good" / "inner" / "more.jsonl").write_text("")
+    with pytest.raises(BadRequest, match=r"several data files .*more.jsonl.*rows.csv"):
+        allowed_dataset(str(root / "good"), [root])

@@ -49,6 +49,9 @@ def main() -> None:
     step.add_argument("--human", type=Path, nargs="+", required=True)
     step.add_argument("--peer", action="store_true", help="score Whisper tiny.en too")
     step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("card", help="put the figures into the card and renew SHA256SUMS")
+    step.add_argument("--base", type=Path, required=True)
+    step.add_argument("--figures", type=Path, required=True)
     step = steps.add_parser("publish", help="measure the adapters, write manifests and cards")
     step.add_argument("--base", type=Path, required=True)
     step.add_argument("--adapters", type=Path, required=True)
@@ -130,6 +133,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(json.dumps(figures, indent=1))
 
 
+def card(arguments: argparse.Namespace) -> None:
+    """Write the card's figures."""
+    from training.pretrain.card import write
+
+    write(arguments.base, arguments.figures)
+
+
 def publish(arguments: argparse.Namespace) -> None:
     """Publish the adapters."""
     from training.pretrain.publish import publish
@@ -146,6 +156,7 @@ STEPS = {
     "adapters": adapters,
     "humans": humans,
     "evaluate": evaluate,
+    "card": card,
     "publish": publish,
 }
 

@@ -12,6 +12,7 @@ def main() -> None:
     step = steps.add_parser("lines", help="draw what will be said")
     step.add_argument("--human", type=Path, nargs="+", required=True, help="folders of test clips")
     step.add_argument("--count", type=int, default=120_000)
+    step.add_argument("--seed", type=int, default=1)
     step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("build", help="write the folder with an untrained language model")
     step.add_argument("--lines", type=Path, required=True)
@@ -25,17 +26,21 @@ def main() -> None:
     step.add_argument("--lines", type=Path, required=True)
     step.add_argument("--recorded", type=Path, help="manifest written by the step kokoro")
     step.add_argument("--workers", type=int, default=2)
+    step.add_argument("--seed", type=int, default=0)
+    step.add_argument("--no-unseen", action="store_true", help="do without the validation voice")
     step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("train", help="train the base; may run while synth still writes")
     step.add_argument("--start", type=Path, required=True)
     step.add_argument("--shards", type=Path, required=True)
     step.add_argument("--seconds", type=float, required=True)
     step.add_argument("--at-least", type=int, default=10_000, help="clips to wait for")
+    step.add_argument("--peak", type=float, default=1.2e-3, help="learning rate; 6e-4 for a restart")
+    step.add_argument("--seed", type=int, default=1)
     step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("adapters", help="train the two adapters on a finished base")
     step.add_argument("--base", type=Path, required=True)
     step.add_argument("--shards", type=Path, required=True)
-    step.add_argument("--seconds", type=float, default=60, help="for each adapter")
+    step.add_argument("--seconds", type=float, default=60, help="for each adapter, about")
     step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("humans", help="convert the installed Asterisk prompts to test clips")
     step.add_argument("--out", type=Path, required=True)
@@ -44,6 +49,9 @@ def main() -> None:
     step.add_argument("--human", type=Path, nargs="+", required=True)
     step.add_argument("--peer", action="store_true", help="score Whisper tiny.en too")
     step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("card", help="put the figures into the card and renew SHA256SUMS")
+    step.add_argument("--base", type=Path, required=True)
+    step.add_argument("--figures", type=Path, required=True)
     step = steps.add_parser("publish", help="measure the adapters, write manifests and cards")
     step.add_argument("--base", type=Path, required=True)
     step.add_argument("--adapters", type=Path, required=True)
@@ -60,7 +68,7 @@ def lines(arguments: argparse.Namespace) -> None:
     from training.pretrain.synth import write_lines
 
     spoken = (clip.text for folder in arguments.human for clip in read(folder))
-    write_lines(Corpus(HeldOut(spoken), seed=1), arguments.count, arguments.out)
+    write_lines(Corpus(HeldOut(spoken), arguments.seed), arguments.count, arguments.out)
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -85,14 +93,22 @@ def synth(arguments: argparse.Namespace) -> None:
 
     if arguments.recorded:
         import_recordings(arguments.recorded, arguments.out)
-    synthesise(arguments.lines, arguments.out, arguments.workers)
+    synthesise(arguments.lines, arguments.out, arguments.workers, arguments.seed, not arguments.no_unseen)
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train the base."""
     from training.pretrain.train import train
 
-    train(arguments.start, arguments.shards, arguments.out, arguments.seconds, arguments.at_least)
+    train(
+        arguments.start,
+        arguments.shards,
+        arguments.out,
+        arguments.seconds,
+        arguments.at_least,
+        arguments.peak,
+        arguments.seed,
+    )
 
 
 def adapters(arguments: argparse.Namespace) -> None:
@@ -117,6 +133,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(json.dumps(figures, indent=1))
 
 
+def card(arguments: argparse.Namespace) -> None:
+    """Write the card's figures."""
+    from training.pretrain.card import write
+
+    write(arguments.base, arguments.figures)
+
+
 def publish(arguments: argparse.Namespace) -> None:
     """Publish the adapters."""
     from training.pretrain.publish import publish
@@ -133,6 +156,7 @@ STEPS = {
     "adapters": adapters,
     "humans": humans,
     "evaluate": evaluate,
+    "card": card,
     "publish": publish,
 }
 

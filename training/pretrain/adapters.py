@@ -27,7 +27,7 @@ PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 TARGETS = r".*language_model.*\.(" + "|".join(PARTS) + ")"
 RANK, ALPHA = 12, 24  # 0.98 MB in fp16
 RATE_PEAK = 3e-3
-POOL_SECONDS = 25 * 3600
+POOL_SECONDS = 60 * 3600
 BATCH_SECONDS, BATCH_CLIPS = 700, 384
 OWN_PROMPT = 0.4  # share of the default prompt; otherwise a phrasing of "transcribe"
 LETTERS = 32  # the longest text that the NATO adapter is trained to spell
@@ -42,6 +42,7 @@ class Recipe:
     prompt: str
     fits: Callable[[Record], bool]
     answer: Callable[[Record], str]
+    patience: float  # times the seconds given: JSON takes longer to learn
 
     def question(self, clip: Record, rng: random.Random) -> tuple[str, str]:
         """Draw a prompt and give the answer."""
@@ -69,6 +70,7 @@ RECIPES = (
         "Spell what you hear in the NATO alphabet.",
         lambda clip: _short(clip) and clip.language == "en",
         _nato,
+        0.8,
     ),
     Recipe(
         "command-json",
@@ -76,6 +78,7 @@ RECIPES = (
         "Give the command as JSON.",
         _mostly_commands,
         lambda clip: json.dumps(clip.frame),
+        1.2,
     ),
 )
 
@@ -92,7 +95,7 @@ def train(base: Path, shards: Path, target: Path, seconds: float) -> None:
         peft = get_peft_model(model.to(device), config)
         size = (BATCH_SECONDS, BATCH_CLIPS) if device.type == "cuda" else (30, 12)
         batcher = Batcher(pool, processor, recipe.question, seed=3, fits=recipe.fits)
-        _fit(peft, model, batcher, size, seconds)
+        _fit(peft, model, batcher, size, recipe.patience * seconds)
         peft.half().save_pretrained(target / recipe.name)
 
 

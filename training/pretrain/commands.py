@@ -105,6 +105,23 @@ def sample(rng: random.Random) -> tuple[str, Frame]:
     return words, frame
 
 
+def menu(words: str, rng: random.Random) -> tuple[str, Frame]:
+    """Offer any words by a key, as telephone menus do, with the frame of it."""
+    pattern = rng.choice((
+        "press {key} to {action}", "to {action} press {key}", "press {key} for {thing}",
+        "for {thing} press {key}", "please press {key} to {action}",
+    ))  # fmt: skip
+    frame: Frame = {"intent": "press_key"}
+
+    def fill(slot: re.Match[str]) -> str:
+        if slot[1] == "key":
+            return _fill(slot, frame, rng)
+        frame[slot[1]] = words
+        return words
+
+    return _SLOT.sub(fill, pattern), frame
+
+
 def _fill(slot: re.Match[str], frame: Frame, rng: random.Random) -> str:
     """Say one slot and note it in the frame under its own name (or the one after the colon)."""
     kind, name = slot[1], slot[2] or slot[1]

@@ -8,7 +8,7 @@ numbers, dates, cards, letters). Foreign words come from Debian's word lists.
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -25,6 +25,13 @@ WORD_LISTS = {
     "de": Path("/usr/share/dict/ngerman"),
     "it": Path("/usr/share/dict/italian"),
 }
+SMALL_WORDS = {
+    "fr": "le la les un une des de du et est que qui dans pour vous votre ce pas sur avec il ne se au plus par",
+    "es": "el la los las un una de del y es que en por para su con no se lo al como más este ha está a",
+    "de": "der die das ein eine und ist nicht zu mit von auf für den sie ich es im dem auch wird werden hat sich",
+    "it": "il la lo i gli le un una di del e è che non per con si da in nel sono al della questo ha alla",
+}
+FREE_MENUS = 0.3  # share of commands that are menu prompts with free words
 VOCABULARY = 12_000  # English words by frequency that may stand alone
 LONGEST = 22  # words; more do not fit the 10 s window at a calm pace
 
@@ -61,13 +68,15 @@ class Corpus:
         self.held_out = held_out
         self.rng = random.Random(seed)
         self.kinds: dict[Callable[[], Line], float] = {
-            self.example: 0.42,
-            self.chain: 0.15,
+            self.example: 0.22,
+            self.definition: 0.11,
+            self.chain: 0.10,
+            self.joined: 0.11,
             self.words: 0.12,
-            self.command: 0.11,
-            self.telephone: 0.08,
-            self.numbers: 0.09,
-            self.letters: 0.03,
+            self.command: 0.13,
+            self.telephone: 0.12,
+            self.numbers: 0.07,
+            self.letters: 0.02,
         }
 
     def draw(self) -> Line:
@@ -81,11 +90,24 @@ class Corpus:
         """Draw a usage example of WordNet: real short English sentences and phrases."""
         return Line(self.rng.choice(self.examples))
 
-    def chain(self) -> Line:
+    def definition(self) -> Line:
+        """Draw a definition of WordNet: longer phrases of plain English."""
+        return Line(self.rng.choice(self.definitions))
+
+    def joined(self) -> Line:
+        """Join two or three sentences: clips of five to ten seconds."""
+        short: tuple[Callable[[], Line], ...] = (self.example, self.definition, self.telephone, self.chain)
+        words: list[str] = []
+        wanted = self.rng.randint(12, LONGEST)
+        while len(words) < wanted:
+            words += self.rng.choices(short, (0.45, 0.15, 0.25, 0.15))[0]().text.split()
+        return Line(" ".join(words[:LONGEST]))
+
+    def chain(self, longest: int = 9) -> Line:
         """Walk the bigram table: locally English, globally unpredictable, so sound must decide."""
         word = self.rng.choice(self.starters)
         words = [word]
-        while len(words) < self.rng.randint(2, 9) and word in self.bigrams:
+        while len(words) < self.rng.randint(2, longest) and word in self.bigrams:
             followers, weights = self.bigrams[word]
             word = self.rng.choices(followers, cum_weights=weights)[0]
             words.append(word)
@@ -98,7 +120,9 @@ class Corpus:
         return Line(" ".join(self.vocabulary[place] for place in rank))
 
     def command(self) -> Line:
-        """Draw a command with its frame."""
+        """Draw a command with its frame; the offers of some telephone menus are any words."""
+        if self.rng.random() < FREE_MENUS:
+            return Line(*commands.menu(self.chain(longest=6).text, self.rng))
         return Line(*commands.sample(self.rng))
 
     def telephone(self) -> Line:
@@ -114,21 +138,27 @@ class Corpus:
         return Line(prompts_heard.letters(self.rng))
 
     def foreign(self) -> Line:
-        """Draw words of another language, as written there."""
+        """Draw words of another language, as written there, mostly with its small words between."""
         language = self.rng.choice([*WORD_LISTS])
-        words = self.rng.choices(self.foreign_words[language], k=self.rng.randint(2, 7))
+        words = self.rng.choices(self.foreign_words[language], k=self.rng.randint(1, 7))
+        if self.rng.random() < 0.75:
+            small = SMALL_WORDS[language].split()
+            words = [part for word in words for part in (*self.rng.choices(small, k=self.rng.randint(0, 2)), word)]
         return Line(" ".join(words), language=language)
 
     @cached_property
     def examples(self) -> list[str]:
         """WordNet's quoted examples without figures, two words or more."""
-        found: set[str] = set()
-        for name in ("data.noun", "data.verb", "data.adj", "data.adv"):
-            for line in (WORDNET / name).read_text(encoding="utf-8").splitlines():
-                gloss = line.partition("|")[2]
-                quotes = re.findall(r'"([^"0-9]+)"', gloss)
-                found.update(text for quote in quotes if " " in (text := normalise(quote)))
-        return sorted(found)
+        quotes = (quote for gloss in _glosses() for quote in re.findall(r'"([^"0-9]+)"', gloss))
+        return sorted({text for quote in quotes if " " in (text := normalise(quote))})
+
+    @cached_property
+    def definitions(self) -> list[str]:
+        """WordNet's definitions without figures and names, four words or more."""
+        parts = (part for gloss in _glosses() for part in gloss.partition('"')[0].split(";"))
+        plain = (part for part in parts if re.fullmatch(r"[a-z ,'()-]+", part.strip()))
+        texts = {normalise(re.sub(r"\(.*?\)", "", part)) for part in plain}
+        return sorted(text for text in texts if 4 <= len(text.split()) <= LONGEST)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -162,6 +192,13 @@ class Corpus:
             language: [word for word in _lines(path) if 3 <= len(word) <= 10 and word.isalpha()]
             for language, path in WORD_LISTS.items()
         }
+
+
+def _glosses() -> Iterator[str]:
+    """Read the glosses of WordNet: definitions, then quoted examples."""
+    for name in ("data.noun", "data.verb", "data.adj", "data.adv"):
+        for line in (WORDNET / name).read_text(encoding="utf-8").splitlines():
+            yield line.partition("|")[2]
 
 
 def _dictionary(name: str) -> list[list[str]]:

@@ -77,6 +77,8 @@ def evaluate(source: Path, human: list[Path], target: Path, with_peer: bool) -> 
         spoken = [clip for clip in clips if clip.text]
         heard = answers(spoken, BY_NAME["transcribe"].phrasings[-1])
         figures[place.name] = {"transcribe": score(spoken, heard), "tasks": _tasks(clips, answers)}
+        default = answers(spoken, BY_NAME["transcribe"].phrasings[0])
+        figures[place.name]["default prompt"] = score(spoken, default)["all"]
         if with_peer:
             figures[place.name]["whisper-tiny.en"] = score(spoken, _peer(spoken))
         details += [

@@ -72,11 +72,12 @@ def mask_mel(mel: Tensor, frames: Tensor) -> Tensor:
     time = torch.arange(length, device=device)[None, None, :]
     first, width = _uniform(clips, 0, bands, device), _uniform(clips, 0, 20, device)
     hidden = (band >= first[..., None]) & (band < (first + width)[..., None])
+    hidden = hidden & _chance(clips, 0.8, device)[..., None]
     for _ in range(2):
         start = _uniform(clips, 0, 1, device) * frames[:, None]
         span = _uniform(clips, 0, 16, device)
         hidden = hidden | ((time >= start[..., None]) & (time < (start + span)[..., None]))
-    hidden = hidden & _chance(clips, 0.5, device)[..., None]
+    hidden = hidden & _chance(clips, 0.6, device)[..., None]
     return torch.where(hidden, mel.mean(dim=(1, 2), keepdim=True), mel)
 
 

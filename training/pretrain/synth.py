@@ -23,7 +23,7 @@ from training.pretrain.voices import RATE, Espeak, Flite, Hibari, Take, Voice, W
 SHARD = 256  # clips
 LONGEST = int(9.8 * RATE)  # samples; the tower's window is 10 s and augmentation may slow down
 UNSEEN_VOICE = "flite-awb"  # says validation sentences only
-OTHER = {"foreign": 0.04, "sound": 0.035, "silence": 0.025}  # shares of all clips
+OTHER = {"foreign": 0.09, "sound": 0.035, "silence": 0.025}  # shares of all clips
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def is_validation(text: str) -> bool:
     return len(text.split()) >= 4 and sum(text.encode()) % 50 == 0
 
 
-def synthesise(lines: Path, target: Path, workers: int) -> None:
-    """Say all lines with `workers` processes."""
+def synthesise(lines: Path, target: Path, workers: int, seed: int, unseen: bool) -> None:
+    """Say all lines with `workers` processes; without `unseen`, that voice is not used at all."""
     target.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
-        jobs = [pool.submit(_work, lines, target, number, workers) for number in range(workers)]
+        jobs = [pool.submit(_work, lines, target, number, workers, seed, unseen) for number in range(workers)]
         for job in jobs:
             job.result()
 
@@ -84,16 +84,16 @@ def _recorded(folder: Path, rows: list[list[str]]) -> Iterator[tuple[Record, Wav
         yield _speech(Line(text), Take(samples, "kokoro", gender))
 
 
-def _work(lines: Path, target: Path, number: int, workers: int) -> None:
+def _work(lines: Path, target: Path, number: int, workers: int, seed: int, unseen: bool) -> None:
     """Say every `workers`-th line, in one process."""
-    clips = _clips(read_lines(lines)[number::workers], random.Random(number))
-    _write_shards(f"part{number:02d}", clips, target)
+    clips = _clips(read_lines(lines)[number::workers], random.Random(1000 * seed + number), unseen)
+    _write_shards(f"part{seed}-{number:02d}", clips, target)
 
 
-def _clips(lines: list[Line], rng: random.Random) -> Iterator[tuple[Record, Wave]]:
+def _clips(lines: list[Line], rng: random.Random, unseen: bool) -> Iterator[tuple[Record, Wave]]:
     """Yield the clips of the lines, with sounds and silences in between."""
     sounds = Sounds()
-    cast = _Cast()
+    cast = _Cast(unseen)
     for line in lines:
         take = cast.pick(line, rng).say(line, rng)
         if RATE // 8 < len(take.samples) < LONGEST:
@@ -108,10 +108,10 @@ def _clips(lines: list[Line], rng: random.Random) -> Iterator[tuple[Record, Wave
 class _Cast:
     """The voices and who gets a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, unseen: bool) -> None:
         """Load all voices."""
         self.hibari, self.espeak = Hibari(), Espeak()
-        self.unseen = Flite("awb", "male")
+        self.unseen = Flite("awb", "male") if unseen else None
         self.seen: list[Voice] = [
             self.hibari, Flite("slt", "female"), Flite("rms", "male"), self.espeak
         ]  # fmt: skip
@@ -119,10 +119,10 @@ class _Cast:
     def pick(self, line: Line, rng: random.Random) -> Voice:
         """Pick the voice of a line; only validation sentences may get the unseen one."""
         if line.language != "en":
-            return rng.choices((self.hibari, self.espeak), (0.6, 0.4))[0]
-        if is_validation(line.text) and rng.random() < 0.5:
+            return rng.choices((self.hibari, self.espeak), (0.7, 0.3))[0]
+        if self.unseen and is_validation(line.text) and rng.random() < 0.5:
             return self.unseen
-        return rng.choices(self.seen, (0.74, 0.10, 0.12, 0.04))[0]
+        return rng.choices(self.seen, (0.66, 0.13, 0.15, 0.06))[0]
 
 
 def _speech(line: Line, take: Take) -> tuple[Record, Wave]:

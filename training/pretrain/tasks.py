@@ -11,6 +11,7 @@ from training.pretrain.synth import Record
 from training.pretrain.wording import numbers_in
 
 NO_SPEECH = "no speech"
+DEFAULT_SHARE = 0.15  # of a task's prompts: its first phrasing, which services ask by default
 SPELLED = 60  # characters of the longest spelling, about thirty letters
 
 
@@ -25,7 +26,8 @@ class Task:
 
     def prompt(self, rng: random.Random) -> str:
         """Draw a trained phrasing, at times in lower case or without its full stop."""
-        text = rng.choice(self.phrasings[:-1])
+        first = rng.random() < DEFAULT_SHARE
+        text = self.phrasings[0] if first else rng.choice(self.phrasings[:-1])
         text = text.lower() if rng.random() < 0.15 else text
         return text.rstrip(".") if rng.random() < 0.15 else text
 
@@ -67,44 +69,78 @@ def _sound(clip: Record) -> str | None:
 
 
 TASKS = (
-    Task("transcribe", 0.70, (
+    Task("transcribe", 0.60, (
         "Transcribe the audio.", "Transcribe this audio.", "Transcribe the speech.",
         "What is said in this recording?", "What does the person say?", "Write down what you hear.",
         "Please transcribe the audio to text.", "Convert the speech to text.", "What did they say?",
         "Transcribe the audio into English text.", "Give me the transcript.", "Transcribe.",
         "What is the speaker saying?", "Please write the words that are spoken.",
+        "Transcribe the recording.", "Transcribe what is said.", "Transcribe this clip word for word.",
+        "Please transcribe this recording.", "Provide a transcription of the audio.",
+        "Generate a transcript of this audio.", "Write a transcript of the speech.",
+        "Turn this speech into text.", "Type what the speaker says.", "What words are spoken here?",
+        "Write the spoken words.", "Speech to text.", "What was said?", "Write exactly what is said.",
         "Write out the spoken words of this clip.",
     ), _transcript),
-    Task("numbers", 0.08, (
+    Task("numbers", 0.11, (
         "Write only the numbers that are said, in digits.", "Which numbers are said?",
         "Give only the digits.", "Only the numbers, please.", "What numbers do you hear?",
         "Write the digits you hear and nothing else.", "List the numbers in the audio.",
-        "Extract the numbers.", "Note down just the numbers from this clip.",
+        "Extract the numbers.", "Tell me just the numbers.", "Note the numbers in digits.",
+        "Which number is spoken?", "Write down every number that is said.", "Numbers only.",
+        "What are the numbers in this recording?", "Give me the numbers as digits.",
+        "Note down the numbers that you hear.", "Pick out just the numbers.",
+        "Are there any numbers in this clip? Write them in digits.",
+        "Note down just the numbers from this clip.",
     ), _numbers),
     Task("intent", 0.07, (
         "What is the intent of this command?", "Which command is this? Answer with its label.",
         "Classify the spoken command.", "Give the intent label.", "What does the speaker want?",
         "Name the intent.", "Detect the intent of the speaker.", "Intent?",
-        "Label the command in this recording.",
+        "Which intent does this command have?", "Tell me the intent of the command.",
+        "Label the intent.", "Classify the intent of this recording.", "What kind of command is this?",
+        "Assign a label to the spoken command.", "What is the person asking for? Give the label.",
+        "Find the command's label.", "Label the command in this recording.",
     ), _intent),
     Task("spell", 0.06, (
         "Spell the words.", "Spell what you hear.", "Spell out the words letter by letter.",
         "How is this spelled?", "Give the letters of each word.", "Spell it.",
-        "Please spell what was said.",
+        "Spell this.", "Write the words letter by letter.", "Spell what the speaker says.",
+        "Please spell the words that you hear.", "How do you spell that?", "Spell each word.",
+        "Give me the spelling.", "Write every word as single letters.", "Spell the spoken words.",
+        "Letter by letter, what is said?", "Please spell what was said.",
     ), _spelling),
-    Task("english", 0.03, (
+    Task("english", 0.08, (
         "Is this English?", "Is the speech in English? Answer yes or no.", "English or not?",
         "Is the speaker speaking English?", "Does the person speak English?",
+        "Is English spoken in this recording?", "Is it English?", "Is that English?",
+        "Is the language English?", "Is the language of this clip English?", "Do you hear English?",
+        "Can you tell me if this is English?", "Tell me if the speech is English.",
+        "Tell me whether this is English.", "Tell me if English is spoken.",
+        "Say whether the language is English.", "Say yes if this is English, otherwise no.",
+        "Check whether the speech is English.", "Decide whether this is English or another language.",
+        "Are they speaking English?", "Whether it is English or not, yes or no?",
+        "Find out if the person speaks English here.", "I want to know whether the recording is English.",
+        "Answer yes or no: is this English?", "Is somebody speaking English here?",
         "Tell me whether English is spoken here.",
     ), _english),
-    Task("gender", 0.03, (
+    Task("gender", 0.04, (
         "Is the speaker male or female?", "What is the gender of the speaker?",
         "Is this a man or a woman? Answer male or female.", "Speaker gender?",
-        "Classify the gender of the voice.", "Male or female voice?",
+        "Classify the gender of the voice.", "Is the voice male or female?", "Male or female?",
+        "Tell me the gender of the speaker.", "Is a man or a woman speaking?",
+        "Does this voice belong to a man or a woman?", "What gender is the speaker?",
+        "Name the speaker's gender.", "Is it a male voice or a female voice?",
+        "Decide whether the speaker is male or female.", "Gender of the voice?",
+        "Tell me whether a man or a woman is speaking.", "Male or female voice?",
     ), _gender),
-    Task("sound", 0.03, (
+    Task("sound", 0.04, (
         "What sound is this?", "What do you hear?", "Which sound is in the audio?",
-        "Classify the sound.", "What kind of sound is it?", "Name the sound in this clip.",
+        "Classify the sound.", "What kind of sound is it?", "What is that sound?",
+        "Which kind of sound do you hear?", "Tell me what sound this is.", "Name the sound.",
+        "Identify the sound.", "Recognise the sound in this recording.", "Label this sound.",
+        "What can be heard?", "What makes this sound?", "What type of sound is in this recording?",
+        "Is this speech, music or something else?", "Name the sound in this clip.",
     ), _sound),
 )  # fmt: skip
 BY_NAME = {task.name: task for task in TASKS}

@@ -19,26 +19,36 @@ from training.pretrain import folder, network, tasks
 from training.pretrain.pool import Batch, Batcher, Pool
 from training.pretrain.synth import UNSEEN_VOICE, Record
 
-POOL_SECONDS = 100 * 3600  # room for sound on the device: 11.5 GB
+POOL_SECONDS = 260 * 3600  # room for sound on the device: 30 GB
 BATCH_SECONDS, BATCH_CLIPS = 1600, 768
-RATE_PEAK, WARM_UP = 1.2e-3, 0.04
+RATE_PEAK, WARM_UP = 1.2e-3, 0.04  # the peak of a first run; a restart takes about half
 TOWER_FROM, TOWER_RATE = 0.12, 0.15  # share of the run before it trains; its part of the rate
 VALIDATED = {"hibari", "kokoro", "flite-slt", "flite-rms", UNSEEN_VOICE}
 SAVE_EVERY = 120  # seconds
+COLLAPSED = 0.25  # rows closer together than this part of the used rows' spread are one vector
 
 
-def train(start: Path, shards: Path, target: Path, seconds: float, at_least: int) -> None:
+def train(
+    start: Path,
+    shards: Path,
+    target: Path,
+    seconds: float,
+    at_least: int,
+    peak: float = RATE_PEAK,
+    seed: int = 1,
+) -> None:
     """Train the folder `start` on the shards for so long, from `at_least` clips on."""
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
+    torch.manual_seed(seed)
     model, processor = folder.load(start)
     model.to(device).train()
     pool = Pool(shards, device, POOL_SECONDS if device.type == "cuda" else 3600)
     while pool.refresh() < at_least:
         time.sleep(1)
     optimiser = _optimiser(model)
-    batcher = Batcher(pool, processor, tasks.draw, seed=1)
+    batcher = Batcher(pool, processor, tasks.draw, seed=seed)
     size = (BATCH_SECONDS, BATCH_CLIPS) if device.type == "cuda" else (40, 16)
     presented, saved = 0, began
     used = torch.zeros(len(processor.tokenizer), dtype=torch.bool, device=device)
@@ -46,7 +56,7 @@ def train(start: Path, shards: Path, target: Path, seconds: float, at_least: int
         progress = (time.monotonic() - began) / seconds
         if progress >= 1:
             break
-        entropy, ctc = _step(model, optimiser, batch, progress)
+        entropy, ctc = _step(model, optimiser, batch, progress, peak)
         used[batch.ids] = True
         presented += len(batch.ids)
         if step % 50 == 0:
@@ -68,10 +78,16 @@ def separate_unused(model: Qwen2AudioForConditionalGeneration, used: torch.Tenso
     """Give output rows of tokens that no answer used a direction of their own.
 
     Training only ever pushes those rows down, all the same way, until they are one vector. An
-    adapter whose answers need them (JSON's quotes and braces) could not tell them apart.
+    adapter whose answers need them (JSON's quotes and braces) could not tell them apart. Rows that
+    differ already, as in a restart from a base that went through this, stay as they are.
     """
     rows = model.lm_head.weight
-    rows[~used] += 0.5 * rows[used].std() * torch.randn_like(rows[~used])
+    if used.all():
+        return
+    usual = rows[used].std()
+    collapsed = ~used & ((rows - rows[~used].median(0).values).std(1) < COLLAPSED * usual)
+    rows[collapsed] += 0.5 * usual * torch.randn_like(rows[collapsed])
+    print(f"{int(collapsed.sum())} of {int((~used).sum())} unused output rows separated", flush=True)
 
 
 def prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -126,9 +142,10 @@ def _step(
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     progress: float,
+    peak: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Take one optimiser step at this point of the run (0 to 1)."""
-    rate = RATE_PEAK * min(progress / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * min(progress, 1)))
+    rate = peak * min(progress / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * min(progress, 1)))
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"]
     for parameter in optimiser.param_groups[-1]["params"]:

@@ -46,14 +46,15 @@ class Forward:
         last: torch.Tensor = output.last_hidden_state
         return last
 
-    def embed(self, ids: torch.Tensor, examples: Sequence[Example]) -> torch.Tensor:
-        """Token embeddings of ``ids`` [rows, tokens] with the audio where its tokens stand."""
+    def embed(self, ids: torch.Tensor, examples: Sequence[Example], *, silent: bool = False) -> torch.Tensor:
+        """Token embeddings of ``ids`` [rows, tokens] with the audio, or silence as long, where its tokens stand."""
         embeds: torch.Tensor = self.model.get_input_embeddings()(ids)
         clips = [clip for example in examples for clip in example.clips]
         if clips:
             projector = self.model.model.multi_modal_projector
             dtype = next((p for p in projector.parameters() if p.requires_grad), self.model.lm_head.weight).dtype
-            audio = projector(torch.cat(self._hearing.tower_output(clips)).to(embeds.device, dtype)).to(embeds.dtype)
+            heard = self._hearing.silence(clips) if silent else self._hearing.tower_output(clips)
+            audio = projector(torch.cat(heard).to(embeds.device, dtype)).to(embeds.dtype)
             embeds = embeds.masked_scatter((ids == self.model.config.audio_token_id)[..., None], audio)
         return embeds
 

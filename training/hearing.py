@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -76,6 +77,12 @@ class Hearing:
             return [load_file(self._file(clip.key))["hidden"] for clip in clips]
         heard = [self.clips(clip.sound)[clip.index] for clip in clips]
         return run_tower(self._tower, [clip.mel for clip in heard], [clip.frames for clip in heard])
+
+    def silence(self, clips: Sequence[HeardClip]) -> list[torch.Tensor]:
+        """The tower's output of silence as long as each clip."""
+        samples = [np.zeros(clip.frames * self.features.hop, np.float32) for clip in clips]
+        silent = [self.features.clip(wave, "silence") for wave in samples]
+        return run_tower(self._tower, [clip.mel for clip in silent], [clip.frames for clip in silent])
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip]) -> None:

@@ -37,6 +37,7 @@ class FeatureExtractor:
         self._extract = processor.feature_extractor
         self._long_audio = long_audio
         self.sample_rate: int = self._extract.sampling_rate
+        self.hop: int = self._extract.hop_length
         self.window_seconds: float = self._extract.n_samples / self.sample_rate
 
     def clips(self, recording: Recording) -> list[Clip]:
@@ -50,14 +51,15 @@ class FeatureExtractor:
                 f"The audio lasts {len(recording.samples) / self.sample_rate:.1f} s; this server hears "
                 f"{self.window_seconds:g} s at most. Send a shorter clip, or set OVERTONE_LONG_AUDIO=split."
             )
-        return [self._clip(window, f"{recording.sha256}:{index}") for index, window in enumerate(windows)]
+        return [self.clip(window, f"{recording.sha256}:{index}") for index, window in enumerate(windows)]
 
     def _windows(self, samples: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """Cut evenly, so that the last clip is never too short to be encoded."""
         count = max(1, -(-len(samples) // self._extract.n_samples))
         return np.array_split(samples, count)
 
-    def _clip(self, samples: npt.NDArray[np.float32], key: str) -> Clip:
+    def clip(self, samples: npt.NDArray[np.float32], key: str) -> Clip:
+        """Mono float32 samples [n], at most a window long, as the tower takes them."""
         features = self._extract(
             samples,
             sampling_rate=self.sample_rate,

@@ -26,18 +26,18 @@ CODES: Mapping[str, str] = {
     "unseen_class": "classes in validation that no training row has",
     "out_of_distribution": "recordings unlike the reference recordings to the base model's ear",
 }
-NEVER_ALLOWED = ("unreadable",)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``examples``: places such as `data.jsonl:17`, the first few."""
+    """``examples``: places such as `data.jsonl:17`, the first few. ``final``: training could not even run."""
 
     code: str
     severity: Severity
     count: int
     message: str
     examples: list[str]
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,9 @@ class GateReport:
     classes: dict[str, int]
 
     def refused(self, allow: Sequence[str]) -> list[Finding]:
-        """The errors that stop a run; ``allow`` names codes to go on in spite of. `unreadable` always stops it."""
-        return [
-            finding
-            for finding in self.findings
-            if finding.severity == "error" and (finding.code not in allow or finding.code in NEVER_ALLOWED)
-        ]
+        """The errors that stop a run; ``allow`` names codes to go on in spite of, where that is possible."""
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        return [finding for finding in errors if finding.final or finding.code not in allow]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -30,10 +30,15 @@ def _read(folder: Path, top: Path, split: str | None) -> Iterator[Record]:
     elif folders and all(entry.name.lower() in SPLITS for entry in folders):
         for entry in folders:
             yield from _read(entry, top, SPLITS[entry.name.lower()])
-    elif len(entries) == 1 and folders:  # what an archive wraps around its content
+    elif len(entries) == 1 and folders and _wraps(folders[0]):
         yield from _read(folders[0], top, split)
     else:
         yield from _recordings(folder, top, split)
+
+
+def _wraps(folder: Path) -> bool:
+    """Whether an only folder is what an archive puts around its content, and no class."""
+    return any(entry.is_dir() or entry.suffix.lower() in READERS for entry in folder.iterdir())
 
 
 def _files(files: list[Path], top: Path, split: str | None) -> Iterator[Record]:

@@ -72,7 +72,7 @@ def _sounds(
     """Findings about recordings."""
     broken = [f"{place}: {reason}" for sound, place in places.items() if isinstance(reason := heard[sound], str)]
     if broken:
-        yield Finding("unreadable", "error", len(broken), "recordings cannot be read", broken[:EXAMPLES])
+        yield Finding("unreadable", "error", len(broken), "recordings cannot be read", broken[:EXAMPLES], final=True)
     long_words = "each is cut into windows" if long_audio == "split" else "shorten them"
     checks: list[tuple[str, Severity, str, Callable[[Heard], bool]]] = [
         ("silent", "error", "recordings are silent", lambda one: one.silent),

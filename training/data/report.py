@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from training.data.findings import NEVER_ALLOWED, Finding, GateReport
+from training.data.findings import Finding, GateReport
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,6 +60,6 @@ def way_on(finding: Finding, allow: Sequence[str]) -> str:
     """What lets a run go on in spite of a finding; nothing for warnings."""
     if finding.severity == "warning":
         return ""
-    if finding.code in NEVER_ALLOWED:
+    if finding.final:
         return "repair or remove them"
     return "allowed" if finding.code in allow else f"--allow {finding.code}"

@@ -13,11 +13,12 @@ FEWEST = {"projector": 1000, "lora": 20}  # rows; the projector's breaks the ali
 FEWEST_OF_A_CLASS = 5
 
 
-def found(code: str, severity: Severity, rows: Sequence[Row], message: str) -> Iterator[Finding]:
+def found(
+    code: str, severity: Severity, rows: Sequence[Row], message: str, *, final: bool = False
+) -> Iterator[Finding]:
     """A finding over rows; nothing without any."""
     if rows:
-        places = [row.place for row in rows[:EXAMPLES]]
-        yield Finding(code, severity, len(rows), message, places)
+        yield Finding(code, severity, len(rows), message, [row.place for row in rows[:EXAMPLES]], final)
 
 
 def check_rows(train: Sequence[Row], validation: Sequence[Row], method: Method, key_of: KeyOf) -> Iterator[Finding]:
@@ -35,13 +36,15 @@ def check_rows(train: Sequence[Row], validation: Sequence[Row], method: Method, 
 def _missing(rows: Sequence[Row], method: Method) -> Iterator[Finding]:
     """Without an answer, without audio."""
     empty = [row for row in rows if not answer(row, method)]
-    hint = "name the field `label`" if method == "head" else "a label alone trains a head: --method head"
-    yield from found(
-        "empty_label", "error", empty, f"rows have no {'label' if method == 'head' else 'answer'} ({hint})"
-    )
+    if method == "head":
+        yield from found("empty_label", "error", empty, "rows have no class (the field `label`)", final=True)
+    else:
+        unanswered = any(row.turns[-1].role != "assistant" for row in empty)
+        message = "rows have no answer (a label alone trains a head: --method head)"
+        yield from found("empty_label", "error", empty, message, final=unanswered)
     mute = [row for row in rows if not row.sounds]
     if method != "lora" or len(mute) == len(rows):
-        yield from found("no_audio", "error", mute, "rows have no recording")
+        yield from found("no_audio", "error", mute, "rows have no recording", final=method != "lora")
 
 
 def _repeated(rows: Sequence[Row], method: Method, key_of: KeyOf) -> Iterator[Finding]:
@@ -85,8 +88,8 @@ def _amounts(train: Sequence[Row], method: Method) -> Iterator[Finding]:
 def _classes(train: Sequence[Row], validation: Sequence[Row]) -> Iterator[Finding]:
     classes = Counter(row.label for row in train if row.label)
     if len(classes) < 2:
-        message = f"rows hold {len(classes)} class; a head tells two or more apart"
-        yield from found("constant_label", "error", train, message)
+        message = f"rows are of {'one' if classes else 'no'} class; a head tells two or more apart"
+        yield from found("constant_label", "error", train, message, final=True)
     small = {name for name, count in classes.items() if count < FEWEST_OF_A_CLASS}
     names = ", ".join(sorted(small)[:EXAMPLES])
     few = [row for row in train if row.label in small]

@@ -18,19 +18,20 @@ from training.data.rows import Row, Sound
 SHORT_SECONDS = 0.2
 CLIPPED_SHARE = 0.01
 
-# Steady noise. Levels are taken in blocks of 64 ms in seven bands, as the standard deviation over time in dB
-# of the band that varies most. White, pink and brown noise of 0.5 s and more, 300 draws each: 99 % below 1.98.
-# Human and synthetic speech: 10 and more; whispered 10.6; mixed with as much noise (0 dB SNR) 3.7 and more.
-# Recorded hiss of a record player 2.8, a 3D printer 3.9.
+# Steady noise. Levels are taken in blocks of 64 ms in seven bands, as the standard deviation over time in dB of the
+# band that varies most. White, pink and brown noise of 0.5 s and more, 300 draws each: 99 % below 2.0. The human clips:
+# 13.4 and more; synthetic sentences 9.4 and more, whispered ones the least; the human clips mixed with as much white
+# or pink noise 3.7 and more. Recorded hiss of a record player 2.8, a 3D printer 3.9.
 STEADY_DB = 2.2
 # A tone is steady as well, but stands out of the spectrum beside it: brown noise by 7.2 dB (99 % of 3 s), a sine in
-# as much noise by 22; and chords and hums leave most of 100-3800 Hz empty: flatness 0.00, brown noise 0.10 and more.
+# as much noise by 22; and chords and hums leave most of 100-3800 Hz empty: flatness 0.00, brown noise 0.12 and more.
 TONE_DB = 8.5
 FLATNESS = 0.05
 _NOISE_SECONDS = 30.0  # judged by its beginning
 _BANDS = (100, 300, 600, 1000, 1600, 2500, 4000, 7600)  # Hz
 _TELEPHONE = (100, 3800)  # Hz; what every recording can hold
 _FRAME_S, _BLOCK_FRAMES = 0.032, 4  # half overlapping
+_FEWEST_BLOCKS = 7  # 0.5 s; a whispered vowel alone is steady for 0.4 s
 _ACTIVE = 1e-4  # blocks 40 dB below the loudest are pauses
 _OCCUPIED = 1e-5  # bands 50 dB below the strongest are empty, as above 4 kHz in telephone speech
 _NEIGHBOURS = 8  # bins on either side, 250 Hz
@@ -82,7 +83,7 @@ def hear(sound: Sound, *, rate: int, limits: Limits) -> Heard | str:
     except OSError as error:
         return f"The file cannot be read ({error.strerror or error})."
     receipt = recording.receipt
-    noise = not receipt.silent and receipt.seconds >= SHORT_SECONDS and is_noise(recording.samples, rate)
+    noise = not receipt.silent and is_noise(recording.samples, rate)
     return Heard(recording.sha256, receipt.seconds, receipt.silent, receipt.clipped, noise)
 
 
@@ -90,13 +91,15 @@ def is_noise(samples: Samples, rate: int) -> bool:
     """Whether samples [n] are steady noise of any colour: no event in time, no tone in the spectrum.
 
     Speech in noise, whispering, music and single sounds are none; steady rain and a fan are.
+    Sounds of less than 0.5 s between pauses are not judged. At least 32 ms are wanted.
     """
     power, frequency = _spectrogram(samples[: int(_NOISE_SECONDS * rate)], rate)
     total = power.sum(axis=1)
     if not total.any():
         return False
-    power = power[total > total.max() * _ACTIVE]
-    if _modulation(power, frequency) > STEADY_DB:
+    active = np.pad(total > total.max() * _ACTIVE, 1, constant_values=True)
+    power = power[active[:-2] & active[1:-1] & active[2:]]  # a block beside a pause may hold a part of it
+    if len(power) < _FEWEST_BLOCKS or _modulation(power, frequency) > STEADY_DB:
         return False
     spectrum = power.mean(axis=0)[_within(frequency, *_TELEPHONE)]
     return _flatness(spectrum) > FLATNESS and _prominence(spectrum) < TONE_DB

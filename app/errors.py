@@ -3,7 +3,8 @@
 OvertoneError
 ├── BadRequest                 422  a field is wrong; the message says which and what would do
 │   ├── PromptTooLong          422
-│   └── AdapterRejected        422  validation refused the adapter
+│   ├── AdapterRejected        422  validation refused the adapter
+│   └── DatasetError           422  rows of a data set cannot be used
 ├── AudioError                 415  not audio, or audio that cannot be used
 ├── TooLarge                   413  body, clip, archive or seconds beyond the limit
 ├── Unauthorized               401
@@ -47,6 +48,17 @@ class AdapterRejected(BadRequest):
 
     def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
         self.problems = list(problems)
+        super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
+
+
+class DatasetError(BadRequest):
+    """Data that cannot be trained on; ``problems`` names the first bad rows with their places."""
+
+    code = "dataset_rejected"
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        found = list(problems)
+        self.problems = found[:10] + ([f"and {len(found) - 10} more"] if len(found) > 10 else [])
         super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.errors import AdapterRejected, OvertoneError
+from app.errors import AdapterRejected, DatasetError, OvertoneError
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -43,7 +43,7 @@ def reported(as_json: bool) -> Iterator[None]:
     try:
         yield
     except OvertoneError as error:
-        problems = error.problems if isinstance(error, AdapterRejected | Refused) else []
+        problems = error.problems if isinstance(error, AdapterRejected | DatasetError | Refused) else []
         if as_json:
             facts = {"code": error.code, "status": error.status, "message": str(error)}
             print_json({"error": facts | ({"problems": problems} if problems else {})})

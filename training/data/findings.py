@@ -1,0 +1,64 @@
+"""What the data gate finds, and whether a run may go on in spite of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+EXAMPLES = 5  # places that a finding names
+
+# Every code, and what it means
+CODES: Mapping[str, str] = {
+    "unreadable": "recordings that are missing, damaged or no audio",
+    "no_audio": "rows without a recording",
+    "silent": "recordings below -60 dBFS throughout",
+    "noise_only": "recordings of steady noise, without speech or any other event",
+    "clipped": "recordings with more than 1 % of their samples at full scale",
+    "too_long": "recordings longer than the encoder's window",
+    "too_short": "recordings shorter than 0.2 s",
+    "duplicates": "rows that repeat another row",
+    "contradictory": "rows with the same audio and prompt, but different answers",
+    "leakage": "recordings both in training and in validation",
+    "empty_label": "rows without an answer (head: without a label)",
+    "constant_label": "the same answer in every row (head: fewer than two classes)",
+    "few_samples": "fewer than 1,000 rows for the projector, fewer than 20 for LoRA",
+    "class_too_small": "classes with fewer than 5 training rows",
+    "unseen_class": "classes in validation that no training row has",
+    "out_of_distribution": "recordings unlike the reference recordings to the base model's ear",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``examples``: places such as `data.jsonl:17`, the first few. ``final``: training could not even run."""
+
+    code: str
+    severity: Severity
+    count: int
+    message: str
+    examples: list[str]
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """``rows`` to train on, ``validation_rows`` held out, ``clips``: distinct recordings, of ``seconds`` together.
+
+    ``classes``: training rows of each class, for a head.
+    """
+
+    rows: int
+    validation_rows: int
+    clips: int
+    seconds: float
+    findings: list[Finding]
+    classes: dict[str, int]
+
+    def refused(self, allow: Sequence[str]) -> list[Finding]:
+        """The errors that stop a run; ``allow`` names codes to go on in spite of, where that is possible."""
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        return [finding for finding in errors if finding.final or finding.code not in allow]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)

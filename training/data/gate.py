@@ -1,0 +1,131 @@
+"""The gate: data that would harm a model, or teach it nothing, is refused before training starts."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+from app.audio import Limits
+from training.data.findings import CODES, EXAMPLES, Finding, GateReport, Severity
+from training.data.reference import Embed, reference_of, shipped
+from training.data.row_checks import check_rows
+from training.data.rows import Row, Sound
+from training.data.sound_checks import CLIPPED_SHARE, SHORT_SECONDS, Heard, Measured, Progress, audio_key, listen
+from training.options import Method
+
+__all__ = ["CODES", "Finding", "GateReport", "check"]
+
+COMPARED = 128  # recordings, at most, whose embeddings are compared with the reference
+FAR_SHARE = 0.1  # of them may lie far from it without a word
+
+
+def check(
+    train: Sequence[Row],
+    validation: Sequence[Row],
+    *,
+    method: Method,
+    rate: int,
+    window_seconds: float,
+    limits: Limits,
+    long_audio: Literal["split", "reject"] = "split",
+    heard: Measured | None = None,
+    embed: Embed | None = None,
+    progress: Progress | None = None,
+) -> GateReport:
+    """Everything that is wrong with the data.
+
+    ``rate`` in Hz and ``window_seconds`` are the encoder's. ``heard``: what `listen` gave for all rows, where the
+    caller has it; else every recording is decoded here. ``embed``: embeddings of recordings by the base model, to
+    compare them with the reference.
+    """
+    rows = [*train, *validation]
+    heard = listen(rows, rate=rate, limits=limits, progress=progress) if heard is None else heard
+    places = _places(rows)
+    findings = [*_sounds(heard, places, method, window_seconds, long_audio)]
+    findings += check_rows(train, validation, method, partial(audio_key, heard=heard))
+    if embed:
+        learned = dict.fromkeys(sound for row in train for sound in row.sounds)
+        findings += _far([sound for sound in learned if _usable(heard[sound])], places, embed)
+    order = list(CODES)
+    return GateReport(
+        rows=len(train),
+        validation_rows=len(validation),
+        clips=len(places),
+        seconds=round(sum(one.seconds for one in map(heard.__getitem__, places) if isinstance(one, Heard)), 1),
+        findings=sorted(findings, key=lambda finding: (finding.severity, order.index(finding.code))),
+        classes=dict(Counter(row.label for row in train if row.label)) if method == "head" else {},
+    )
+
+
+def _places(rows: Sequence[Row]) -> dict[Sound, str]:
+    """Where each recording stands first."""
+    places: dict[Sound, str] = {}
+    for row in rows:
+        for sound in row.sounds:
+            places.setdefault(sound, row.place if row.place.endswith(sound.name) else f"{row.place} ({sound.name})")
+    return places
+
+
+def _sounds(
+    heard: Measured, places: Mapping[Sound, str], method: Method, window: float, long_audio: Literal["split", "reject"]
+) -> Iterator[Finding]:
+    """Findings about recordings."""
+    broken = [f"{place}: {reason}" for sound, place in places.items() if isinstance(reason := heard[sound], str)]
+    if broken:
+        yield Finding("unreadable", "error", len(broken), "recordings cannot be read", broken[:EXAMPLES], final=True)
+    long_words = "each is cut into windows" if long_audio == "split" else "shorten them"
+    checks: list[tuple[str, Severity, str, Callable[[Heard], bool]]] = [
+        ("silent", "error", "recordings are silent", lambda one: one.silent),
+        (
+            "noise_only",
+            "warning" if method == "head" else "error",  # a class of sounds may be rain
+            "recordings are steady noise: no speech, no event",
+            lambda one: one.noise,
+        ),
+        (
+            "clipped",
+            "warning",
+            f"recordings are clipped (over {CLIPPED_SHARE:.0%} of the samples)",
+            lambda one: one.clipped > CLIPPED_SHARE,
+        ),
+        (
+            "too_long",
+            "warning" if long_audio == "split" else "error",
+            f"recordings are longer than the encoder's {window:g} s; {long_words}",
+            lambda one: one.seconds > window,
+        ),
+        (
+            "too_short",
+            "warning",
+            f"recordings are shorter than {SHORT_SECONDS} s",
+            lambda one: one.seconds < SHORT_SECONDS,
+        ),
+    ]
+    hits: dict[str, list[str]] = defaultdict(list)
+    for sound, place in places.items():
+        one = heard[sound]
+        if isinstance(one, Heard):
+            for code, _, _, is_so in checks:
+                if is_so(one):
+                    hits[code].append(place)
+    for code, severity, message, _ in checks:
+        if hits[code]:
+            yield Finding(code, severity, len(hits[code]), message, hits[code][:EXAMPLES])
+
+
+def _usable(one: Heard | str) -> bool:
+    return isinstance(one, Heard) and not one.silent
+
+
+def _far(sounds: Sequence[Sound], places: Mapping[Sound, str], embed: Embed) -> Iterator[Finding]:
+    """Whether more than a few of the recordings lie far from the reference; a sample, evenly drawn."""
+    if not sounds:
+        return
+    step = max(1, -(-len(sounds) // COMPARED))
+    compared = sounds[::step]
+    reference = reference_of(embed(shipped()))
+    distances = reference.distances(embed(compared))
+    far = [places[sound] for sound, distance in zip(compared, distances, strict=True) if distance > reference.limit]
+    if len(far) > FAR_SHARE * len(compared):
+        message = f"of {len(compared)} recordings compared are unlike the speech that the base model knows"
+        yield Finding("out_of_distribution", "warning", len(far), message, far[:EXAMPLES])

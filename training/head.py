@@ -261,8 +261,8 @@ Measured on {metrics["rows"]} held-out recordings; in brackets what 95 % of boot
 | accuracy | {before["accuracy"]} | {after["accuracy"]} {after["accuracy_range"]} |
 | macro F1 | {before["macro_f1"]} | {after["macro_f1"]} {after["macro_f1_range"]} |
 
-Expected calibration error {calibration["error_before"]}, with the temperature {calibration["temperature"]:.3g}
-{calibration["error_after"]}. Training weighs all labels alike, however common each is.
+Expected calibration error: {calibration["error_after"]} ({calibration["error_before"]} before its temperature of
+{calibration["temperature"]:.3g} was set). Training weighs all labels alike, however common each is.
 {_confusion(config.labels, metrics["confusion"]["rows_are_true"]) if len(config.labels) <= LABELS_SHOWN else ""}"""
 
 

@@ -20,7 +20,7 @@ LONG = Sampling(max_new_tokens=400, ignore_eos=True)
 
 @pytest.fixture
 def clips(loaded):
-    """Three clips of five seconds, two of them of another recording."""
+    """A clip of one recording and two of another, which is longer than the window."""
     return tuple(clips_of(loaded, tone(700, 1.0), tone(800, 4.0)))
 
 

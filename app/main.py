@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__
-from app.api import adapters, compare, generate, health, jobs, problems
+from app.api import adapters, classify, compare, generate, health, jobs, problems
 from app.api.auth import ApiKeys
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
@@ -28,6 +28,7 @@ DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
 
 1. `POST /generate` with a recording and a prompt; `adapter` names an adapter, a mix, or `base`.
+   `POST /classify` gives probabilities instead of words, from an adapter that is a classification head.
 2. `GET /adapters` lists them; `POST /adapters` adds one; a folder dropped into the registry appears by itself.
 3. `POST /unload` goes back to the bare base model and proves it by a fingerprint.
 4. `POST /training/jobs` trains an adapter from a data set; it is served as soon as it is done.
@@ -79,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app.include_router(health.router)
-    for router in (generate.router, compare.router, adapters.router, jobs.router):
+    for router in (generate.router, compare.router, classify.router, adapters.router, jobs.router):
         app.include_router(router, dependencies=keys if guarded else [])
     return app
 

@@ -14,13 +14,14 @@ import torch
 
 from app.audio import Limits, Receipt, decode
 from app.engine.engine import Engine, EngineLimits
+from app.engine.heads import Heads
 from app.engine.memory import plan_memory
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load, pick_device, pick_dtype
 from app.model.features import Clip, FeatureExtractor
 from app.model.prompt import Message, PromptRenderer
-from app.registry.registry import Registry
+from app.registry.registry import Adapter, Registry
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Service:
         self.engine = engine
         self.features = FeatureExtractor(loaded.processor, settings.long_audio)
         self.prompts = PromptRenderer(loaded.processor)
+        self.heads = Heads(registry)
         self.active: str | None = None
         self.fingerprint = engine.fingerprint().result()
 
@@ -91,6 +93,24 @@ class Service:
         if len(set(names)) < len(names):
             raise BadRequest(f"The mix {named!r} names an adapter twice.")
         return shares
+
+    def classifier(self, adapter: str | None) -> Adapter:
+        """The adapter whose head is to classify: the one named, or the active one.
+
+        Raises AdapterNotFound, AdapterRejected, or BadRequest for one without a head.
+        """
+        named = adapter or self.active
+        if named is not None and named != BASE and not set(named) & set(",:"):
+            found = self.registry.get(named)
+            if is_head(found):
+                return found
+        heads = ", ".join(known.name for known in self.registry.all() if is_head(known))
+        told = f"these do: {heads}" if heads else "none here does"
+        if named is None:
+            raise BadRequest(f"Name an adapter that carries a classification head; {told}.")
+        if set(named) & set(",:"):
+            raise BadRequest(f"{named[:80]!r} is a mix; one adapter with a head classifies alone; {told}.")
+        raise BadRequest(f"{named!r} carries no classification head; {told}. /generate asks it in words.")
 
     def request(
         self,
@@ -152,7 +172,14 @@ class Service:
             raise BadRequest(f"The weight in {part!r} must lie between -10 and 10.")
         if name == BASE:
             raise BadRequest("`base` cannot be part of a mix; the base model is always under it.")
-        return Share(self.registry.get(name), share)
+        found = self.registry.get(name)
+        if is_head(found):
+            raise BadRequest(f"The adapter {name!r} is a classification head and says no words; send it to /classify.")
+        return Share(found, share)
+
+
+def is_head(adapter: Adapter) -> bool:
+    return adapter.report.serving == "classify"
 
 
 def names_of(adapter: str) -> list[str]:

@@ -22,6 +22,7 @@ from app.audio import Receipt, Recording
 from app.engine.request import Sampling
 from app.model.base import LoadedModel, describe
 from app.model.features import Clip, FeatureExtractor
+from app.model.head import Head, HeadConfig
 from app.model.prompt import Message, PromptRenderer
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
@@ -116,6 +117,16 @@ def make_adapter(loaded: LoadedModel, folder: Path, seed: int, saved: bool = Tru
     with warnings.catch_warnings():  # PEFT takes a bias of lora_B for a tensor that lost a dimension
         warnings.filterwarnings("ignore", "Adapter 'default'.*invalid shape")
         model.save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
+def make_head(folder: Path, seed: int = 0, hidden: int = 0, width: int = 32) -> Path:
+    """A random classification head for the random model."""
+    drawn = torch.Generator().manual_seed(seed)
+    config = HeadConfig(labels=("high", "low", "silence"), width=width, hidden=hidden, temperature=1.5)
+    tensors = {name: torch.randn(shape, generator=drawn) for name, shape in config.shapes.items()}
+    tensors |= {"scale": tensors["scale"].abs() + 1, "weight": 0.2 * tensors["weight"]}
+    Head(config, tensors).save(folder)
     return folder
 
 

@@ -41,7 +41,7 @@ def tensorboard(folder: Path) -> Listener:
 
     def write(event: Event) -> None:
         if event["event"] == "step":
-            for name in ("loss", "lr", "tokens_per_second"):
+            for name in {"loss", "lr", "tokens_per_second"} & event.keys():
                 writer.add_scalar(f"train/{name}", event[name], event["step"])
         elif event["event"] == "eval":
             writer.add_scalar("validation/loss", event["loss"], event["step"])

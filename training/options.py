@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Method = Literal["lora", "projector", "head"]
 Preset = Literal["seed", "balanced", "strong"]
@@ -18,7 +18,9 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "balanced": {"r": 16, "lora_alpha": 32, "target_modules": MLP},
     "strong": {"r": 32, "lora_alpha": 32, "target_modules": ALL_LINEAR, "use_rslora": True},
 }
-LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 1e-2}
+LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 3e-3}
+# A method's usual values where they differ from the fields' own defaults
+USUAL: dict[str, dict[str, Any]] = {"head": {"epochs": 300.0, "batch": 256, "weight_decay": 0.1, "patience": 20}}
 
 
 class TrainOptions(BaseModel):
@@ -61,6 +63,11 @@ class TrainOptions(BaseModel):
     seed: int = 0
     evaluate_rows: int = Field(64, ge=1, description="held-out rows that base and adapter answer")
     max_new_tokens: int = Field(128, ge=1, description="of those answers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        return {**USUAL.get(values.get("method", ""), {}), **values} if isinstance(values, dict) else values
 
     @property
     def rate(self) -> float:

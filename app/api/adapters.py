@@ -13,12 +13,12 @@ from app.api.problems import documented
 from app.api.state import Ready, State
 from app.api.uploads import Workspace
 from app.engine.engine import Engine
-from app.errors import AdapterNotFound, Conflict
+from app.errors import AdapterNotFound, BadRequest, Conflict
 from app.registry.archive import pack
 from app.registry.manifest import Manifest
 from app.registry.registry import Adapter
 from app.registry.validate import Report
-from app.service import BASE, Service, names_of
+from app.service import BASE, Service, is_head, names_of
 
 router = APIRouter(tags=["adapters"])
 Name = Annotated[str, Path(description="name of the adapter", examples=["nato"])]
@@ -121,6 +121,7 @@ async def add_adapter(request: Request, folder: Workspace, service: Ready, state
     ```sh
     curl localhost:8000/adapters -F name=nato -F file=@nato.zip
     curl localhost:8000/adapters -F name=nato -F file=@adapter_config.json -F file=@adapter_model.safetensors
+    curl localhost:8000/adapters -F name=sounds -F file=@head.json -F file=@head.safetensors
     curl localhost:8000/adapters --json '{"name": "nato", "source": "hf://my-org/qwen2-audio-nato"}'
     ```
     """
@@ -170,6 +171,8 @@ def pin_adapter(
     `curl -X POST localhost:8000/adapters/nato/pin`
     """
     adapter = service.registry.get(name)
+    if is_head(adapter):
+        raise BadRequest(f"{name!r} is a classification head: it takes no slot, so there is nothing to pin.")
     _pin(service.engine, name, (body or PinBody()).pinned)
     return view(service, state.metrics, adapter)
 
@@ -219,7 +222,7 @@ def view(service: Service, metrics: Metrics, adapter: Adapter) -> AdapterView:
         versions=service.registry.versions(adapter.name),
         active=service.active is not None and adapter.name in names_of(service.active),
         pinned=adapter.name in slots.pinned,
-        residency=_residency(service.engine, adapter),
+        residency=_residency(service, adapter),
         usage=metrics.usage.get(adapter.name, Usage()),
         manifest=adapter.manifest,
         report=adapter.report,
@@ -230,10 +233,11 @@ def _broken(name: str, problems: list[str]) -> AdapterView:
     return AdapterView(name=name, status="broken", problems=problems)
 
 
-def _residency(engine: Engine, adapter: Adapter) -> Literal["gpu", "host", "disk"]:
-    if engine.residency.slots.get(adapter.uid):
+def _residency(service: Service, adapter: Adapter) -> Literal["gpu", "host", "disk"]:
+    residency = service.engine.residency
+    if residency.slots.get(adapter.uid):
         return "gpu"
-    return "host" if engine.residency.host.holds(adapter.uid) else "disk"
+    return "host" if residency.host.holds(adapter.uid) or service.heads.holds(adapter.uid) else "disk"
 
 
 def _pin(engine: Engine, name: str, pinned: bool) -> None:

@@ -68,7 +68,8 @@ async def compare(
     if form.stream:
         return event_stream(*(_events(entrant, heard, request_id) for entrant in entrants))
     try:
-        ends = iter(await unless_gone(http, [e.outcome for e in entrants if isinstance(e.outcome, Ticket)]))
+        tickets = [e.outcome for e in entrants if isinstance(e.outcome, Ticket)]
+        ends = iter(await unless_gone(http, *(ticket.done() for ticket in tickets)))
     except Disconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     ended = [(e, e.outcome if isinstance(e.outcome, OvertoneError) else next(ends)) for e in entrants]

@@ -60,7 +60,7 @@ async def generate(
     if form.stream:
         return event_stream(_events(ticket, heard, http.state.request_id))
     try:
-        (done,) = await unless_gone(http, [ticket])
+        (done,) = await unless_gone(http, ticket.done())
     except Disconnected:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(done, BaseException):

@@ -71,10 +71,7 @@ class Metrics:
             return
         self._requests.labels(label, event.finish_reason).inc()
         for share in shares:
-            usage = self.usage.setdefault(share.adapter.name, Usage())
-            usage.requests += 1
-            usage.completion_tokens += event.completion_tokens
-            usage.audio_seconds += audio_seconds
+            self._used(share.adapter.name, audio_seconds).completion_tokens += event.completion_tokens
         self._audio.labels(label).inc(audio_seconds)
         self._prompt.labels(label).inc(event.prompt_tokens)
         self._completion.labels(label).inc(event.completion_tokens)
@@ -85,6 +82,20 @@ class Metrics:
         self._total.labels(label).observe(heard_s + timings.total / 1e3)
         if event.completion_tokens > 1:
             self._between.labels(label).observe(timings.decode / 1e3 / (event.completion_tokens - 1))
+
+    def classified(self, adapter: str, outcome: str, audio_seconds: float, took_s: float) -> None:
+        """Count a classification that ended: `classified`, `cancelled`, or an error's code."""
+        self._requests.labels(adapter, outcome).inc()
+        if outcome == "classified":
+            self._used(adapter, audio_seconds)
+            self._audio.labels(adapter).inc(audio_seconds)
+            self._total.labels(adapter).observe(took_s)
+
+    def _used(self, adapter: str, audio_seconds: float) -> Usage:
+        usage = self.usage.setdefault(adapter, Usage())
+        usage.requests += 1
+        usage.audio_seconds += audio_seconds
+        return usage
 
     def responded(self, route: str, status: int) -> None:
         self._http.labels(route, str(status)).inc()
@@ -126,6 +137,7 @@ class _EngineCollector(Collector):
         yield from _gauges(
             ("queue_depth", "Requests waiting", len(scheduler.waiting)),
             ("running_sequences", "Sequences being continued", len(scheduler.running)),
+            ("classifications", "Classifications waiting to be heard", engine.listening),
             ("batch_size", "Sequences in the last step", stats.last_batch),
             ("slots_used", "Adapters resident", len(slots.slots)),
             ("slots_total", "Adapter slots", slots.max_resident),

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
@@ -12,6 +13,8 @@ from app.api.metrics import Metrics
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.model.prompt import Message
 from app.service import Service
+
+T = TypeVar("T")
 
 
 class Disconnected(Exception):
@@ -98,12 +101,12 @@ class Desk:
             self._service.engine.cancel(ticket.request.id)
 
 
-async def unless_gone(http: HttpRequest, tickets: Sequence[Ticket]) -> list[Done | BaseException]:
-    """The ends of all tickets, in order, an error in its place. Raises Disconnected when the client leaves.
+async def unless_gone(http: HttpRequest, *ends: Awaitable[T]) -> list[T | BaseException]:
+    """What all come to, in order, an error in its place. Raises Disconnected when the client leaves.
 
     The body has been read, so the next message that the server can receive is the disconnect.
     """
-    answers = asyncio.gather(*(ticket.done() for ticket in tickets), return_exceptions=True)
+    answers = asyncio.gather(*ends, return_exceptions=True)
     gone = asyncio.ensure_future(http.receive())
     try:
         await asyncio.wait((answers, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -13,15 +13,14 @@ from starlette.datastructures import FormData, UploadFile
 
 from app.api.problems import InvalidFields, invalid_fields
 from app.errors import BadRequest
-from app.registry.archive import unpack
-from app.registry.config import FILE as CONFIG
+from app.registry.archive import OWN, unpack
 from app.registry.entries import ArchiveLimits
 from app.registry.manifest import FILE
 from app.registry.sources import fetch
-from app.registry.weights import WEIGHTS
 from app.settings import Settings
 
-FILES = (CONFIG, WEIGHTS, FILE)
+FILES = (*OWN, FILE)
+PAIRS = f"{OWN[0]} and {OWN[1]}, or {OWN[2]} and {OWN[3]}"
 
 
 class NewAdapter(BaseModel):
@@ -66,7 +65,7 @@ BODY: dict[str, Any] = {
                     "file": {
                         "type": "array",
                         "items": {"type": "string", "format": "binary"},
-                        "description": f"one .zip or .tar.gz, or {CONFIG} and {WEIGHTS}",
+                        "description": f"one .zip or .tar.gz, or {PAIRS}",
                     },
                     "replace": {"type": "boolean", "default": False},
                 },
@@ -117,7 +116,7 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
     elif len(uploads) == 1:
         unpack(uploads[0].file, names[0], folder, _limits(settings))
     else:
-        raise InvalidFields(f"file: send one .zip or .tar.gz, or the two files {CONFIG} and {WEIGHTS}.", ["file"])
+        raise InvalidFields(f"file: send one .zip or .tar.gz, or the two files {PAIRS}.", ["file"])
     return Uploaded(name=wanted.name, replace=wanted.replace)
 
 

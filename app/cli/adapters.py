@@ -15,6 +15,11 @@ from app.cli.output import err, megabytes, out, print_json, reported, table_of
 if TYPE_CHECKING:
     from app.cli.registries import AdapterRegistry
 
+SERVED = {
+    "batched": "in batches with others",
+    "alone": "alone, through plain PEFT",
+    "classify": "by /classify, a head on the base's tower",
+}
 app = typer.Typer(no_args_is_help=True, help="List, add, inspect, select, unload, remove and roll back adapters.")
 Name = Annotated[str, typer.Argument(help="Name of the adapter.", show_default=False)]
 
@@ -178,10 +183,11 @@ def _card(adapter: Mapping[str, Any]) -> Table:
         "task": manifest["task"],
         "prompt": manifest["prompt"],
         "version": f"{adapter['version']} of {', '.join(map(str, adapter['versions']))}",
-        "method": f"{manifest['method']}, rank {report['rank']}, alpha {report['alpha']:g}",
-        "touches": f"{', '.join(report['parts'])}: {', '.join(report['targets'])}",
+        "method": _method(manifest["method"], report),
+        "touches": f"{', '.join(report['parts'])}: {', '.join(report['targets'])}" if report["parts"] else None,
+        "labels": ", ".join(report.get("labels", [])),
         "size": f"{report['parameters']:,} parameters, {megabytes(report['bytes'])}, {report['dtype']}",
-        "served": "in batches with others" if report["serving"] == "batched" else "alone, through plain PEFT",
+        "served": SERVED[report["serving"]],
         "base": manifest["base"]["name"],
         "created": str(manifest["created"])[:19].replace("T", " "),
         "before": _figures(manifest["metrics"].get("before")),
@@ -195,6 +201,10 @@ def _card(adapter: Mapping[str, Any]) -> Table:
         if value:
             table.add_row(fact, Text(str(value)))
     return table
+
+
+def _method(method: str, report: Mapping[str, Any]) -> str:
+    return f"{method}, rank {report['rank']}, alpha {report['alpha']:g}" if report["rank"] else method
 
 
 def _figures(metrics: object) -> str:

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from app.registry.registry import Adapter
 
 Json = dict[str, Any]
-FILES = ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
+FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "head.json",
+    "head.safetensors",
+    "manifest.json",
+)
 
 
 class AdapterRegistry(Protocol):

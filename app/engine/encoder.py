@@ -12,14 +12,15 @@ from app.engine.lora import AdapterBank
 from app.model.features import Clip
 from app.model.tower import run_tower
 
+Row = Mapping[str, float]
 CacheKey = tuple[str, tuple[tuple[str, float], ...]]
 
 
 class AudioEncoder:
-    """Tower and projector, with a cache of embeddings bounded in bytes.
+    """Tower and projector, with a cache of the tower's outputs bounded in bytes.
 
-    The key is the clip and the adapters that touch tower or projector, so that adapters which leave
-    both alone share an entry.
+    The key is the clip and the adapters that touch the tower: all that leave it alone share an entry, and
+    so do classification heads. The projector, one small product with a larger output, is computed each time.
     """
 
     def __init__(self, model: Any, bank: AdapterBank, cache_bytes: int) -> None:
@@ -32,26 +33,11 @@ class AudioEncoder:
         self.hits = 0
         self.misses = 0
 
-    def encode(self, clips: Sequence[Clip], row: Mapping[str, float]) -> torch.Tensor:
-        """Embeddings [audio tokens of all clips, hidden size] under ``row``, the adapters that touch audio."""
-        return torch.cat([self._embed(clip, row) for clip in clips])
-
-    def _embed(self, clip: Clip, row: Mapping[str, float]) -> torch.Tensor:
-        key = (clip.key, tuple(sorted(row.items())))
-        if key in self._cache:
-            self.hits += 1
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        self.misses += 1
-        embedding = self._run(clip, row)
-        self._keep(key, embedding)
-        return embedding
-
-    def _run(self, clip: Clip, row: Mapping[str, float]) -> torch.Tensor:
-        """The tower over the valid frames, then the projector."""
-        self._bank.select([row])
-        hidden = run_tower(self._tower, [clip.mel], [clip.frames])[0][None]
-        own = self._bank.projector(row)
+    def encode(self, clips: Sequence[Clip], tower: Row, projector: Row) -> torch.Tensor:
+        """Embeddings [audio tokens of all clips, hidden size] under the adapters that touch either part."""
+        hidden = torch.cat([self.hear(clip, tower) for clip in clips])[None]
+        self._bank.select([projector])
+        own = self._bank.projector(projector)
         if own is None:
             projected: torch.Tensor = self._projector(hidden)
         else:
@@ -60,9 +46,22 @@ class AudioEncoder:
             projected = functional_call(self._projector, parameters, (hidden,))
         return projected[0]
 
-    def _keep(self, key: CacheKey, embedding: torch.Tensor) -> None:
-        self._cache[key] = embedding
-        self._used_bytes += embedding.nbytes
+    def hear(self, clip: Clip, row: Row) -> torch.Tensor:
+        """The tower's output [audio tokens, tower width] under ``row``, the adapters that touch the tower."""
+        key = (clip.key, tuple(sorted(row.items())))
+        if key in self._cache:
+            self.hits += 1
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        self.misses += 1
+        self._bank.select([row])
+        (hidden,) = run_tower(self._tower, [clip.mel], [clip.frames])
+        self._keep(key, hidden)
+        return hidden
+
+    def _keep(self, key: CacheKey, hidden: torch.Tensor) -> None:
+        self._cache[key] = hidden
+        self._used_bytes += hidden.nbytes
         while self._used_bytes > self._cache_bytes:
             _, dropped = self._cache.popitem(last=False)
             self._used_bytes -= dropped.nbytes

@@ -1,15 +1,15 @@
 """The engine: one thread that owns the GPU and steps all running sequences together.
 
 A request's way: `submit` → inbox → scheduler (waiting) → `_claim` (its adapters get slots) → running →
-`Runner.step` once per step → `_accept` (text, stop, limits) → events, until `_finish`.
+`Runner.step` once per step → `_accept` (text, stop, limits) → events, until `_finish`. What a classification
+hears goes another way: `listen` → one clip between two steps → future.
 """
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,12 +19,13 @@ import torch
 from app.engine.host_cache import HostCache
 from app.engine.memory import MemoryPlan
 from app.engine.pages import PagePool
-from app.engine.request import Done, Failed, Request, Sequence, Token, check
+from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
 from app.engine.residency import Residency
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Claim, Scheduler
 from app.engine.slots import SlotTable
 from app.engine.stats import EngineStats
+from app.engine.tasks import Pieces, Task, Tasks
 from app.engine.text import TextStream
 from app.errors import (
     DeadlineExceeded,
@@ -34,6 +35,8 @@ from app.errors import (
     QueueFull,
 )
 from app.model.base import LoadedModel, combine_checksums, weight_checksums
+from app.model.features import Clip
+from app.model.head import Moments
 from app.model.prompt import PromptRenderer
 from app.registry.registry import Registry
 
@@ -69,7 +72,8 @@ class Engine:
         self._model = loaded.model
         self._prompt = PromptRenderer(loaded.processor)
         self._sequences: dict[str, Sequence] = {}
-        self._tasks: deque[Generator[None, None, None]] = deque()
+        self._listening: set[Future[Listened]] = set()
+        self._listeners, self._background = Tasks(), Tasks()
         self._inbox: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._open = self._stopping = self._woken = False
@@ -80,6 +84,11 @@ class Engine:
         """Tokens that one request may hold, prompt and answer together."""
         positions: int = self._model.config.get_text_config().max_position_embeddings
         return min(self.limits.max_context, self.scheduler.pool.tokens, positions)
+
+    @property
+    def listening(self) -> int:
+        """Classifications that wait to be heard."""
+        return len(self._listening)
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -94,16 +103,26 @@ class Engine:
         """
         check(request, self.room, self.limits.max_resident)
         with self._changed:
-            if not self._open:
-                raise NotReady(_CLOSING)
-            if len(self._sequences) >= self.limits.max_queue + self.limits.max_batch:
-                self.stats.rejected += 1
-                raise QueueFull(f"{len(self._sequences)} requests are in line already; try again shortly.")
+            self._refuse_if_full()
             stream = TextStream(self._prompt.decode, request.sampling.stop)
             sequence = Sequence(request, stream, time.monotonic())
             self._sequences[request.id] = sequence
             self._inbox.append(lambda: self._enter(sequence))
             self._changed.notify()
+
+    def listen(self, clips: tuple[Clip, ...], deadline: float = float("inf")) -> "Future[Listened]":
+        """What classification heads hear of clips. The future fails as a request does; cancel it to give up.
+
+        Raises QueueFull or NotReady. ``deadline``: `time.monotonic` seconds.
+        """
+        task = Task(self._listen(clips, time.monotonic()), deadline)
+        with self._changed:
+            self._refuse_if_full()
+            self._listening.add(task.future)
+            self._inbox.append(lambda: self._listeners.add(task))
+            self._changed.notify()
+        task.future.add_done_callback(self._listened)
+        return task.future
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; its pages are free again at once. Unknown ids are ignored."""
@@ -134,28 +153,23 @@ class Engine:
 
     def fingerprint(self) -> "Future[str]":
         """Fingerprint of the base weights as they lie in memory now, one tensor between two steps."""
-        future: Future[str] = Future()
 
-        def work() -> Generator[None, None, None]:
+        def pieces() -> Pieces[str]:
             lines = []
-            try:
-                for line in weight_checksums(self._model):
-                    lines.append(line)
-                    yield
-                future.set_result(combine_checksums(lines))
-            except GeneratorExit:
-                future.set_exception(NotReady(_CLOSING))
-            except Exception as error:
-                future.set_exception(error)
+            for line in weight_checksums(self._model):
+                lines.append(line)
+                yield
+            return combine_checksums(lines)
 
-        self.call(lambda: self._tasks.append(work()))
-        return future
+        task = Task(pieces())
+        self.call(lambda: self._background.add(task))
+        return task.future
 
     def drain(self, seconds: float) -> bool:
         """Take no more requests and wait for those in line; False when time ran out first."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not self._sequences, seconds)
+            return self._changed.wait_for(lambda: not self._in_line, seconds)
 
     def close(self) -> None:
         """Stop the thread; what is still running fails with NotReady."""
@@ -165,6 +179,18 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self.residency.host.close()
+
+    @property
+    def _in_line(self) -> int:
+        return len(self._sequences) + len(self._listening)
+
+    def _refuse_if_full(self) -> None:
+        """Raises NotReady or QueueFull. Called with the lock held."""
+        if not self._open:
+            raise NotReady(_CLOSING)
+        if self._in_line >= self.limits.max_queue + self.limits.max_batch:
+            self.stats.rejected += 1
+            raise QueueFull(f"{self._in_line} requests are in line already; try again shortly.")
 
     # -- on the engine's thread -------------------------------------------------------------------
 
@@ -178,8 +204,8 @@ class Engine:
                     self._fail_all(EngineFault("The engine met a fault; the request may be sent again."))
             self._take_inbox()
             self._fail_all(NotReady(_CLOSING))
-            for task in self._tasks:
-                task.close()
+            for tasks in (self._listeners, self._background):
+                tasks.fail_all(NotReady(_CLOSING))
 
     def _turn(self) -> None:
         """Everything that happens between two steps, and a step."""
@@ -188,7 +214,8 @@ class Engine:
         chunks = self.scheduler.plan(self._claim)
         if chunks:
             self._step(chunks)
-        self._advance_task()
+        self._listeners.advance()
+        self._background.advance()
         if not chunks:
             self._wait()
 
@@ -316,18 +343,32 @@ class Engine:
         for message in messages:
             message()
 
-    def _advance_task(self) -> None:
-        """One piece of background work, so that no running stream waits for the whole."""
-        if self._tasks:
-            with contextlib.suppress(StopIteration):
-                next(self._tasks[0])
-                return
-            self._tasks.popleft()
+    def _listen(self, clips: tuple[Clip, ...], submitted: float) -> Pieces[Listened]:
+        """One clip a piece."""
+        queued, busy = time.monotonic() - submitted, 0.0
+        heard: list[Moments] = []
+        for clip in clips:
+            if heard:
+                yield
+            begun = time.monotonic()
+            heard.append(self.runner.moments(clip))
+            busy += time.monotonic() - begun
+        return Listened(tuple(heard), 1e3 * queued, 1e3 * busy)
+
+    def _listened(self, future: "Future[Listened]") -> None:
+        """Out of the line, on the engine's thread or, cancelled, on the thread that gave up."""
+        if not future.cancelled():
+            self.stats.finished += future.exception() is None
+            self.stats.failed += future.exception() is not None
+        with self._changed:
+            self._listening.discard(future)
+            self._changed.notify_all()
 
     def _wait(self) -> None:
         """Sleep until something changes; at most until deadlines are worth another look."""
         with self._changed:
-            if not (self._woken or self._inbox or self._tasks or self._stopping):
+            busy = self._inbox or self._listeners or self._background
+            if not (self._woken or busy or self._stopping):
                 self._changed.wait(0.1 if self._sequences else None)
             self._woken = False
 

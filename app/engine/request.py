@@ -1,4 +1,4 @@
-"""What the engine is asked and what it answers. No torch here but for the clips' features."""
+"""What the engine is asked and what it answers. No torch here but for what clips hold."""
 
 import itertools
 from collections.abc import Callable
@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from app.engine.text import TextStream
 from app.errors import BadRequest, OvertoneError, PromptTooLong
 from app.model.features import Clip
+from app.model.head import Moments
 from app.registry.registry import Adapter
 
 _ids = itertools.count(1)
+
+
+def new_id() -> str:
+    """A request's id, unlike any other of this process."""
+    return f"req-{next(_ids)}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Request:
     sampling: Sampling
     emit: Callable[["Event"], None]
     deadline: float = float("inf")
-    id: str = field(default_factory=lambda: f"req-{next(_ids)}")
+    id: str = field(default_factory=new_id)
 
     @property
     def longest(self) -> int:
@@ -102,6 +108,15 @@ class Failed:
 
 
 Event = Token | Done | Failed
+
+
+@dataclass(frozen=True)
+class Listened:
+    """What heads hear of each clip of a classification; milliseconds waited and worked."""
+
+    clips: tuple[Moments, ...]
+    queue: float
+    audio: float
 
 
 class Sequence:

@@ -17,6 +17,8 @@ from app.engine.sampler import choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.model.base import LoadedModel
+from app.model.features import Clip
+from app.model.head import Moments, moments
 from app.registry.registry import Registry
 
 Row = Mapping[str, float]
@@ -65,6 +67,10 @@ class Runner:
         with self._fitting_threads(sum(chunk.tokens for chunk in chunks)):
             logits = self._logits(chunks)
             return choose(logits, [s.request.sampling for s in final], [s.tokens for s in final]) if final else []
+
+    def moments(self, clip: Clip) -> Moments:
+        """What classification heads hear of a clip: the base's own tower, whatever adapters are resident."""
+        return moments(self.encoder.hear(clip, {}))
 
     @contextmanager
     def _fitting_threads(self, tokens: int) -> Iterator[None]:
@@ -140,12 +146,11 @@ class Runner:
         request = sequence.request
         if request.id not in self._audio:
             begun = time.monotonic()
-            row = {
-                share.adapter.uid: share.weight
-                for share in request.shares
-                if set(AUDIO_PARTS) & set(share.adapter.report.parts)
-            }
-            self._audio[request.id] = self.encoder.encode(request.clips, row)
+            tower, projector = (
+                {share.adapter.uid: share.weight for share in request.shares if part in share.adapter.report.parts}
+                for part in AUDIO_PARTS
+            )
+            self._audio[request.id] = self.encoder.encode(request.clips, tower, projector)
             sequence.timings.audio = 1e3 * (time.monotonic() - begun)
         return self._audio[request.id]
 

@@ -28,6 +28,11 @@ class BaseSpec:
     linears: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, tuple[int, ...]]
 
+    @property
+    def tower_width(self) -> int:
+        """Width of the audio tower's output, before the projector."""
+        return self.parameters["model.audio_tower.layer_norm.weight"][0]
+
 
 @dataclass(frozen=True)
 class LoadedModel:

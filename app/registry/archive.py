@@ -6,13 +6,17 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from app.errors import AdapterRejected, BadRequest
+from app.model import head
 from app.registry.config import FILE as CONFIG
 from app.registry.entries import ArchiveLimits, UnsafeArchive, extract
 from app.registry.manifest import FILE
 from app.registry.validate import PICKLES
 from app.registry.weights import WEIGHTS
 
-KEPT = {CONFIG, WEIGHTS, FILE, "README.md"}
+CONFIGS = (CONFIG, head.CONFIG)  # one of them in every adapter
+OWN = (CONFIG, WEIGHTS, head.CONFIG, head.WEIGHTS)
+KEPT = {*OWN, FILE, "README.md"}
+NO_ADAPTER = f"no {CONFIG}, which PEFT's save_pretrained writes, and no {head.CONFIG} of a classification head"
 
 
 def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimits) -> None:
@@ -37,8 +41,8 @@ def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimi
         extract(file, filename, limits, place)
     except UnsafeArchive as error:
         raise AdapterRejected(str(error)) from None
-    if CONFIG not in found:
-        raise BadRequest(f"The archive holds no {CONFIG}; send the folder that PEFT's save_pretrained wrote.")
+    if found.isdisjoint(CONFIGS):
+        raise BadRequest(f"The archive holds {NO_ADAPTER}.")
 
 
 def pack(folder: Path, target: BinaryIO) -> None:
@@ -49,10 +53,14 @@ def pack(folder: Path, target: BinaryIO) -> None:
                 archive.write(file, file.name)
 
 
+def holds_adapter(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CONFIGS)
+
+
 def copy_adapter(source: Path, destination: Path, limits: ArchiveLimits) -> None:
     """The adapter's own files from a folder, within the same limits."""
-    if not (source / CONFIG).is_file():
-        raise BadRequest(f"There is no {CONFIG} in that folder.")
+    if not holds_adapter(source):
+        raise BadRequest(f"That folder holds {NO_ADAPTER}.")
     room = limits.max_bytes
     for name in KEPT:
         file = source / name

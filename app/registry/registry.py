@@ -3,18 +3,24 @@
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound
+from safetensors import SafetensorError
+
+from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound, OvertoneError
 from app.model.base import BaseSpec
+from app.model.head import Head, read_head
+from app.registry.archive import OWN
 from app.registry.manifest import BaseModelRef, Manifest, dump_manifest, read_manifest, sha256_of
 from app.registry.store import Store
 from app.registry.validate import Report, validate
 from app.registry.weights import AdapterWeights, read_weights
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = "base"
 NAME_RULE = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and is not 'base'"
@@ -102,12 +108,11 @@ class Registry:
 
     def read(self, adapter: Adapter) -> AdapterWeights:
         """The tensors of exactly this version, also when another has become current. Raises as `folder` does."""
-        try:
-            weights = read_weights(self.folder(adapter))
-        except FileNotFoundError:  # moved aside between the two calls
-            weights = read_weights(self.folder(adapter))
-        self.folder(adapter)  # unchanged while it was being read
-        return weights
+        return self._read(adapter, read_weights)
+
+    def read_head(self, adapter: Adapter) -> Head:
+        """The same for an adapter that is a classification head."""
+        return self._read(adapter, read_head)
 
     def check(self, folder: Path) -> Report:
         """Validate a folder that is not in the registry."""
@@ -173,6 +178,19 @@ class Registry:
         for name in changed:
             self._load(name)
         return sorted(gone + changed)
+
+    def _read(self, adapter: Adapter, read: Callable[[Path], T]) -> T:
+        """Read a version where it lies; once more where it was moved aside, or another put there, meanwhile."""
+        while True:
+            folder = self.folder(adapter)
+            try:
+                found = read(folder)
+            except (OSError, OvertoneError, SafetensorError):
+                if self.folder(adapter) == folder:
+                    raise
+                continue
+            if self.folder(adapter) == folder:
+                return found
 
     def _load(self, name: str) -> None:
         """Read one folder; whatever is wrong with it makes it broken, never the registry."""
@@ -246,8 +264,10 @@ class Registry:
             "parts": report.parts,
             "parameters": report.parameters,
             "bytes": report.bytes,
-            "files": {f.name: sha256_of(f) for f in sorted(folder.glob("adapter_*")) if f.is_file()},
+            "files": {f.name: sha256_of(f) for name in sorted(OWN) if (f := folder / name).is_file()},
         }
+        if report.serving == "classify":
+            facts["method"] = "head"
         method = {"method": "projector" if report.parts == ["projector"] else "lora"}
         kept = old.model_dump(by_alias=True) if old else method
         return Manifest.model_validate({**kept, **facts, **fields})

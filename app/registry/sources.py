@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
-from app.registry.archive import KEPT, copy_adapter
-from app.registry.config import FILE as CONFIG
+from app.registry.archive import KEPT, NO_ADAPTER, copy_adapter, holds_adapter
 from app.registry.entries import ArchiveLimits, copy_stream
 
 HUB = "hf://"
@@ -71,5 +70,5 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
                 room -= copy_stream(source, target, room, limits)
     except (ImportError, ValueError, OSError) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
-    if not (destination / CONFIG).is_file():
-        raise AdapterRejected(f"There is no {CONFIG} at {url[:200]!r}")
+    if not holds_adapter(destination):
+        raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")

@@ -10,12 +10,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from app.errors import BadRequest
+from app.model import head
 from app.model.base import BaseSpec, part_of
+from app.registry.config import FILE as CONFIG
 from app.registry.config import AdapterConfig, read_config
-from app.registry.manifest import Manifest, read_manifest, sha256_of
+from app.registry.manifest import read_manifest, sha256_of
 from app.registry.weights import WEIGHTS, module_path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+HEAD_FILES = (head.CONFIG, head.WEIGHTS)
+MAX_HEAD_BYTES = 64 << 20  # ten times what thousands of labels take; heads wait in host memory
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
 # Tuners that PEFT injects into modules, so that a plain forward serves them
 INJECTED = {"LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
@@ -23,9 +27,9 @@ INJECTED = {"LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIE
 
 @dataclass
 class Report:
-    """What validation found. ``serving``: in batches, or alone through plain PEFT."""
+    """What validation found. ``serving``: in batches, alone through plain PEFT, or as a classification head."""
 
-    serving: Literal["batched", "alone"] = "batched"
+    serving: Literal["batched", "alone", "classify"] = "batched"
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
@@ -36,6 +40,7 @@ class Report:
     parameters: int = 0
     bytes: int = 0
     dtype: str = ""
+    labels: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -46,24 +51,30 @@ def validate(folder: Path, spec: BaseSpec, *, max_rank: int) -> Report:
     """Read every tensor once and report all problems found; an adapter is served only without any."""
     report = Report()
     try:
-        config = read_config(folder)
-        manifest = read_manifest(folder)
+        if (folder / head.CONFIG).is_file():
+            _check_head(folder, spec, report)
+        else:
+            _check_adapter(folder, spec, max_rank, report)
     except BadRequest as error:
         report.problems.append(str(error))
-        return report
-    _check_files(folder, manifest, spec, report)
-    _check_config(config, spec, max_rank, report)
-    if report.ok:
-        _check_tensors(folder, config, spec, report)
     return report
 
 
-def _check_files(folder: Path, manifest: Manifest | None, spec: BaseSpec, report: Report) -> None:
+def _check_adapter(folder: Path, spec: BaseSpec, max_rank: int, report: Report) -> None:
+    config = read_config(folder)
+    _check_files(folder, WEIGHTS, spec, report)
+    _check_config(config, spec, max_rank, report)
+    if report.ok:
+        _check_tensors(folder, config, spec, report)
+
+
+def _check_files(folder: Path, weights: str, spec: BaseSpec, report: Report) -> None:
+    manifest = read_manifest(folder)
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickles:
         report.problems.append(f"{', '.join(pickles)}: pickle files can run code and are refused; save as safetensors")
-    if not (folder / WEIGHTS).is_file():
-        report.problems.append(f"{WEIGHTS} is missing")
+    if not (folder / weights).is_file():
+        report.problems.append(f"{weights} is missing")
     if manifest is None:
         return
     known = manifest.base.fingerprint
@@ -94,23 +105,30 @@ def _check_config(config: AdapterConfig, spec: BaseSpec, max_rank: int, report: 
             report.problems.append(f"its rank {report.rank} exceeds this server's {max_rank} (OVERTONE_MAX_RANK)")
 
 
-def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+def _read(file: Path, report: Report) -> dict[str, torch.Tensor]:
+    """All tensors of a weight file, counted; none, and a problem, when it holds none that can be read."""
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            tensors = {module_path(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        report.problems.append(f"{WEIGHTS} is no readable safetensors file: {_words(error)}")
-        return
+        report.problems.append(f"{file.name} is no readable safetensors file: {_words(error)}")
+        return {}
     if not tensors:
-        report.problems.append(f"{WEIGHTS} holds no tensors")
-        return
+        report.problems.append(f"{file.name} holds no tensors")
     report.tensors = len(tensors)
     report.parameters = sum(tensor.numel() for tensor in tensors.values())
-    report.bytes = (folder / WEIGHTS).stat().st_size
+    report.bytes = file.stat().st_size
     report.dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
-    broken = [path for path, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         report.problems.append(f"{_some(broken)}: NaN or infinite values")
+    return tensors
+
+
+def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+    tensors = {module_path(key): tensor for key, tensor in _read(folder / WEIGHTS, report).items()}
+    if not tensors:
+        return
     _check_fit(tensors, config, spec, report)
     modules = {owner for path in tensors if (owner := _owner(path, spec))}
     report.parts = sorted({part_of(f"{module}.") for module in modules})
@@ -186,6 +204,49 @@ def _check_saved(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: B
         report.problems.append(f"{path} would overwrite a weight of the base; save with save_embedding_layers=False")
     elif tuple(tensor.shape) != spec.parameters[path]:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base has {spec.parameters[path]}")
+
+
+def _check_head(folder: Path, spec: BaseSpec, report: Report) -> None:
+    report.serving = "classify"
+    if (folder / CONFIG).is_file():
+        report.problems.append(f"it holds {CONFIG} and {head.CONFIG}; an adapter has one or the other")
+    sizes = {name: (folder / name).stat().st_size for name in HEAD_FILES if (folder / name).is_file()}
+    if large := [name for name, size in sizes.items() if size > MAX_HEAD_BYTES]:
+        report.problems.append(f"{', '.join(large)}: beyond {MAX_HEAD_BYTES >> 20} MB, which no head needs")
+        return
+    config = head.read_config(folder)
+    report.labels = list(config.labels)
+    _check_files(folder, head.WEIGHTS, spec, report)
+    if config.width != spec.tower_width:
+        report.problems.append(f"it is for a tower of width {config.width}, this base's has {spec.tower_width}")
+    if report.ok:
+        _check_head_tensors(_read(folder / head.WEIGHTS, report), config, report)
+
+
+def _check_head_tensors(tensors: Mapping[str, torch.Tensor], config: head.HeadConfig, report: Report) -> None:
+    if not tensors:
+        return
+    unknown = sorted(tensors.keys() - config.shapes.keys())
+    if unknown:
+        report.problems.append(f"{_some(unknown)}: no tensors of a head with hidden = {config.hidden}")
+    for name, wanted in config.shapes.items():
+        if name not in tensors:
+            report.problems.append(f"{name} is missing")
+        elif tuple(tensors[name].shape) != wanted:
+            shape = tuple(tensors[name].shape)
+            report.problems.append(f"{name} has shape {shape}, its labels and this base need {wanted}")
+        elif not tensors[name].is_floating_point():
+            report.problems.append(f"{name} is {tensors[name].dtype}, not floating point")
+    if report.ok and not (tensors["scale"] > 0).all():
+        report.problems.append("scale must be above 0 everywhere")
+    if report.ok and _hears_nothing(tensors):
+        report.problems.append("it would answer the same to every recording")
+
+
+def _hears_nothing(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """No layer's output depends on the audio in what the labels differ by."""
+    last = tensors["weight"]
+    return bool((last == last[:1]).all()) or not tensors.get("hidden.weight", last).any()
 
 
 def _owner(path: str, spec: BaseSpec) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from app.model.base import LoadedModel, combine_checksums, weight_checksums
 from training.options import TrainOptions
@@ -80,10 +81,21 @@ class Adapted:
                 parameter.copy_(state[name])
 
     def save(self, folder: Path) -> None:
-        """As PEFT saves it."""
+        """As PEFT saves it; a projector without the placeholder, which is no part of it."""
         self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+        if self._options.method == "projector":
+            weights = folder / "adapter_model.safetensors"
+            tensors = load_file(weights)
+            kept = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+            save_file(kept, weights, metadata={"format": "pt"})
 
     def unload(self) -> str:
-        """Take the adapter off; the base weights' fingerprint then, equal to ``before``."""
+        """Take the adapter off; the base weights' fingerprint then, equal to ``before``.
+
+        PEFT's own `unload` leaves a trained copy of the projector in the base's place; here the original returns.
+        """
+        parts = self.loaded.model.model
+        original = getattr(parts.multi_modal_projector, "original_module", parts.multi_modal_projector)
         self.peft.unload()
+        parts.multi_modal_projector = original
         return combine_checksums(weight_checksums(self.loaded.model))

@@ -11,14 +11,14 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Hands every event to all listeners. Kinds: gate, start, step, eval, done, error."""
+    """Hands every event to all listeners. Kinds: gate, start, step, eval, watch, memory, pushed, done, error."""
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
-        self._listeners = list(listeners)
+        self.listeners = list(listeners)
 
     def emit(self, kind: str, **fields: Any) -> None:
         event = {"event": kind, "time": round(time.time(), 3), **fields}
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener(event)
 
 

@@ -19,6 +19,12 @@ class Forward:
     def __init__(self, model: Any, hearing: Hearing) -> None:
         self.model = model
         self._hearing = hearing
+        self.checkpointing = False
+
+    def checkpoint_activations(self) -> None:
+        """Recompute each layer on the way back: less memory, about a third more time."""
+        self.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.checkpointing = True
 
     @property
     def device(self) -> torch.device:

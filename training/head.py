@@ -60,8 +60,8 @@ def features_of(rows: Sequence[Row], hearing: Hearing) -> torch.Tensor:
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
-    """Each row's label, or its answer where it has none. Raises BadRequest for a row with neither."""
-    labels = [(row.label or row.response).strip() for row in rows]
+    """Each row's label. Raises BadRequest for a row without."""
+    labels = [(row.label or "").strip() for row in rows]
     for row, label in zip(rows, labels, strict=True):
         if not label:
             raise BadRequest(f"{row.place}: there is no label; a head needs one in every row.")

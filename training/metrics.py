@@ -1,18 +1,21 @@
 """How right answers are: word and character errors, exact match, F1, ROUGE, each with a confidence interval."""
 
-import random
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 1000  # of the bootstrap
 MOST_CLASSES = 20  # as many distinct answers, each short and coming back, are classes
 LONG = 12  # words: answers that are longer on average are compared by ROUGE as well
 
-Score = Callable[[Sequence[str], Sequence[str]], float]
-Row = TypeVar("Row", bound=tuple[str, ...])
+Draw = npt.NDArray[np.intp]  # indices of rows
+Score = Callable[[Draw], float]
+Metric = Callable[[Sequence[str], Sequence[str]], Score]  # truths, answers -> the score of any draw of their rows
 
 
 @dataclass(frozen=True)
@@ -27,57 +30,62 @@ class Figure:
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f})"
 
 
-# name -> (score, is more better, what people call it)
-METRICS: dict[str, tuple[Score, bool, str]] = {}
+# name -> (metric, is more better, what people call it)
+METRICS: dict[str, tuple[Metric, bool, str]] = {}
 
 
-def _metric(name: str, more_is_better: bool, title: str) -> Callable[[Score], Score]:
-    def add(score: Score) -> Score:
-        METRICS[name] = (score, more_is_better, title)
-        return score
+def _metric(name: str, more_is_better: bool, title: str) -> Callable[[Metric], Metric]:
+    def add(metric: Metric) -> Metric:
+        METRICS[name] = (metric, more_is_better, title)
+        return metric
 
     return add
 
 
 @_metric("exact", True, "exact match")
-def exact(truths: Sequence[str], answers: Sequence[str]) -> float:
+def exact(truths: Sequence[str], answers: Sequence[str]) -> Score:
     """Share of answers equal to the truth, up to case, punctuation and spaces."""
-    return sum(normal(t) == normal(a) for t, a in zip(truths, answers, strict=True)) / len(truths)
+    return _ratio([(normal(t) == normal(a), 1) for t, a in zip(truths, answers, strict=True)])
 
 
 @_metric("wer", False, "word errors (WER)")
-def wer(truths: Sequence[str], answers: Sequence[str]) -> float:
-    """Word error rate (jiwer); may exceed 1."""
+def wer(truths: Sequence[str], answers: Sequence[str]) -> Score:
+    """Word error rate (jiwer): errors over words of the truth; may exceed 1."""
     import jiwer
 
-    return float(jiwer.wer([normal(t) or "∅" for t in truths], [normal(a) for a in answers]))
+    return _ratio([_errors(jiwer.process_words(*pair)) for pair in _pairs(truths, answers)])
 
 
 @_metric("cer", False, "character errors (CER)")
-def cer(truths: Sequence[str], answers: Sequence[str]) -> float:
+def cer(truths: Sequence[str], answers: Sequence[str]) -> Score:
     """Character error rate (jiwer); may exceed 1."""
     import jiwer
 
-    return float(jiwer.cer([normal(t) or "∅" for t in truths], [normal(a) for a in answers]))
+    return _ratio([_errors(jiwer.process_characters(*pair)) for pair in _pairs(truths, answers)])
 
 
 @_metric("macro_f1", True, "macro F1")
-def macro_f1(truths: Sequence[str], answers: Sequence[str]) -> float:
-    """F1 of each true class, averaged (scikit-learn); any other answer is a miss."""
-    from sklearn.metrics import f1_score
+def macro_f1(truths: Sequence[str], answers: Sequence[str]) -> Score:
+    """F1 of each true class, averaged over those; any other answer is a miss."""
+    said, heard = ([normal(text) for text in texts] for texts in (truths, answers))
+    place = {name: index for index, name in enumerate(dict.fromkeys([*said, *heard]))}
+    true, told = (np.array([place[name] for name in names]) for names in (said, heard))
 
-    said, heard = [normal(t) for t in truths], [normal(a) for a in answers]
-    return float(f1_score(said, heard, labels=sorted(set(said)), average="macro", zero_division=0))
+    def score(draw: Draw) -> float:
+        right = np.bincount(true[draw][true[draw] == told[draw]], minlength=len(place))
+        both = np.bincount(true[draw], minlength=len(place)) + np.bincount(told[draw], minlength=len(place))
+        return float(np.mean([2 * right[name] / both[name] for name in np.unique(true[draw])]))
+
+    return score
 
 
 @_metric("rouge_l", True, "ROUGE-L")
-def rouge_l(truths: Sequence[str], answers: Sequence[str]) -> float:
+def rouge_l(truths: Sequence[str], answers: Sequence[str]) -> Score:
     """Mean F-measure of the longest common subsequence (rouge-score)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
-    scores = [scorer.score(t, a)["rougeL"].fmeasure for t, a in zip(truths, answers, strict=True)]
-    return float(sum(scores) / len(scores))
+    return _ratio([(scorer.score(t, a)["rougeL"].fmeasure, 1) for t, a in zip(truths, answers, strict=True)])
 
 
 def fitting(truths: Sequence[str]) -> list[str]:
@@ -96,27 +104,19 @@ def fitting(truths: Sequence[str]) -> list[str]:
 
 def figures(truths: Sequence[str], answers: Sequence[str], names: Sequence[str], seed: int = 0) -> dict[str, Figure]:
     """Every metric of ``names`` with its interval."""
-    return {name: _figure(METRICS[name][0], list(zip(truths, answers, strict=True)), seed) for name in names}
+    scores = {name: METRICS[name][0](truths, answers) for name in names}
+    return {name: _figure(score, len(truths), seed) for name, score in scores.items()}
 
 
 def gain(
     truths: Sequence[str], before: Sequence[str], after: Sequence[str], name: str, seed: int = 0
 ) -> dict[str, float | bool]:
     """After less before on the same rows, paired bootstrap; ``better``: for certain, its interval leaves zero out."""
-    score, more_is_better, _ = METRICS[name]
-    rows = list(zip(truths, before, after, strict=True))
-
-    def difference(chosen: Sequence[tuple[str, str, str]]) -> float:
-        said, old, new = zip(*chosen, strict=True)
-        return score(said, new) - score(said, old)
-
-    low, high = _interval([difference(sample) for sample in _samples(rows, seed)])
-    return {
-        "value": round(difference(rows), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "better": low > 0 if more_is_better else high < 0,
-    }
+    metric, more_is_better, _ = METRICS[name]
+    old, new = metric(truths, before), metric(truths, after)
+    found = _figure(lambda draw: new(draw) - old(draw), len(truths), seed)
+    better = found.low > 0 if more_is_better else found.high < 0
+    return {**{key: round(value, 4) for key, value in asdict(found).items()}, "better": better}
 
 
 def plain(found: dict[str, Figure]) -> dict[str, Any]:
@@ -130,21 +130,32 @@ def normal(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s']", " ", text).split()) or " ".join(text.split())
 
 
-def _figure(score: Score, rows: Sequence[tuple[str, str]], seed: int) -> Figure:
-    values = [score(*zip(*sample, strict=True)) for sample in _samples(rows, seed)]
-    low, high = _interval(values)
-    return Figure(score(*zip(*rows, strict=True)), low, high)
+def _ratio(rows: Sequence[tuple[float, float]]) -> Score:
+    """Sum over sum of the rows drawn."""
+    parts = np.array(rows, dtype=float)
+
+    def score(draw: Draw) -> float:
+        above, below = parts[draw].sum(axis=0)
+        return float(above / below)
+
+    return score
 
 
-def _samples(rows: Sequence[Row], seed: int) -> list[list[Row]]:
-    """Resamples with replacement."""
-    rng = random.Random(seed)
-    return [rng.choices(rows, k=len(rows)) for _ in range(RESAMPLES)]
+def _pairs(truths: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str]]:
+    return [(normal(truth) or "∅", normal(answer)) for truth, answer in zip(truths, answers, strict=True)]
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
-    ordered = sorted(values)
-    return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1]
+def _errors(found: Any) -> tuple[int, int]:
+    """Errors and length of the truth, of jiwer's alignment."""
+    wrong = found.substitutions + found.deletions
+    return wrong + found.insertions, wrong + found.hits
+
+
+def _figure(score: Score, rows: int, seed: int) -> Figure:
+    random = np.random.default_rng(seed)
+    values = [score(random.integers(rows, size=rows)) for _ in range(RESAMPLES)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Figure(score(np.arange(rows)), float(low), float(high))
 
 
 def _unspaced(text: str) -> bool:

@@ -1,5 +1,6 @@
 """What one training run is asked to do: every option, its default and its unit."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "strong": {"r": 32, "lora_alpha": 32, "target_modules": ALL_LINEAR, "use_rslora": True},
 }
 LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 3e-3}
+WIDTH = 4096  # of the language model that the LoRA rate is meant for
 # A method's usual values where they differ from the fields' own defaults
 USUAL: dict[str, dict[str, Any]] = {"head": {"epochs": 300.0, "batch": 256, "weight_decay": 0.1, "patience": 20}}
 
@@ -34,7 +36,7 @@ class TrainOptions(BaseModel):
     validation_share: float = Field(0.1, gt=0, lt=1)
     prompt: str = Field("Transcribe the audio.", description="for rows that bring none")
     task: str | None = Field(None, description="one line on what the adapter does, for its card")
-    replace: bool = Field(False, description="make it the next version of a taken name")
+    push_to_hub: str | None = Field(None, description="Hub repository that gets a copy of the adapter")
     allow: tuple[str, ...] = Field((), description="codes of the data gate to go on in spite of")
 
     method: Method = "lora"
@@ -74,6 +76,11 @@ class TrainOptions(BaseModel):
         """Peak learning rate."""
         return self.learning_rate or LEARNING_RATES[self.method]
 
+    def for_width(self, width: int) -> "TrainOptions":
+        """With the learning rate settled: LoRA's usual rate rises as the model gets narrower than 4096."""
+        rate = self.rate * WIDTH / width if self.method == "lora" and not self.learning_rate else self.rate
+        return self.model_copy(update={"learning_rate": rate})
+
     def lora(self) -> dict[str, Any]:
         """Arguments of PEFT's `LoraConfig`."""
         chosen = dict(PRESETS[self.preset])
@@ -90,11 +97,9 @@ class TrainOptions(BaseModel):
         return {**chosen, "lora_dropout": self.dropout, "use_dora": self.dora, "task_type": "CAUSAL_LM"}
 
 
-class Places(BaseModel):
-    """Where a run reads and writes."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True)
+class Places:
+    """``registry``: where the adapter is published. ``work``: checkpoint, logs and curves of this run."""
 
     registry: Path
     work: Path
-    events: Path

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from app.errors import OvertoneError
 from training.adapt import Adapted
 from training.batches import epoch, micro_batches
 from training.events import Events
@@ -35,7 +36,16 @@ class Progress:
 
 
 class Cancelled(Exception):
-    """The run was told to stop; its checkpoint is kept."""
+    """The run was told to stop; its checkpoint is kept. ``code``: the exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class TrainingFailed(OvertoneError):
+    """The run cannot go on; the message says what to change."""
+
+    code = "training_failed"
 
 
 class Trainer:
@@ -57,13 +67,14 @@ class Trainer:
         workers: Workers | None = None,
     ) -> None:
         self.progress = Progress()
-        self.cancelled = False
+        self.cancelled = 0  # the exit code, once it was told to stop
         self.watch: Callable[[], str | None] = lambda: None  # a reason to stop, asked at each evaluation
         self._adapted, self._forward, self._options = adapted, forward, options
         self._train, self._validation = train, validation
         self._events, self._checkpoint = events, checkpoint
         self._workers = workers or Workers()
         self._best = adapted.state()
+        self._micro_tokens = options.micro_tokens
         self._optimiser = torch.optim.AdamW(adapted.groups(), lr=options.rate, weight_decay=options.weight_decay)
         self._saved = time.monotonic()
 
@@ -86,12 +97,11 @@ class Trainer:
             self._resume()
         began, first = time.monotonic(), self.progress.step
         while self.progress.step < self.steps and not self.progress.stopped:
-            if self.cancelled:
+            if self._workers.add(self.cancelled):
                 self._save()
-                raise Cancelled
+                raise Cancelled(self.cancelled)
             self._one(began, first)
-        if self.progress.validation and math.isfinite(self.progress.best_loss):
-            self._adapted.restore(self._best)
+        self._adapted.restore(self._best)
         return self.progress
 
     def _one(self, began: float, first: int) -> None:
@@ -101,6 +111,11 @@ class Trainer:
         rows = epoch(self._train, self._options.batch, self._options.seed, number)[place]
         started = time.monotonic()
         loss = self.step(rows)
+        if not math.isfinite(loss):
+            raise TrainingFailed(
+                f"The loss is {loss} at step {progress.step + 1}: lower the learning rate "
+                f"(--set learning_rate={self._options.rate / 4:.1g}). Nothing was published."
+            )
         seconds = time.monotonic() - started
         progress.step += 1
         progress.train.append((progress.step, loss))
@@ -128,42 +143,67 @@ class Trainer:
         rate = self._options.rate * schedule(self.progress.step, self.steps, self._options.warmup)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["scale"]
-        self._optimiser.zero_grad(set_to_none=True)
-        tokens, total = supervised(rows), 0.0
-        pieces = list(micro_batches(rows, self._options.micro_tokens))
-        for piece in pieces[self._workers.rank :: self._workers.count]:
-            loss = self._forward.loss(piece) / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+        total = self._gradients(rows)
         parameters = list(self._adapted.trainable.values())
         self._workers.add_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self._options.clip_norm)
         self._optimiser.step()
         return self._workers.add(total)
 
+    def _gradients(self, rows: Sequence[Example]) -> float:
+        """This worker's share of a step's loss, its gradients in place; again in smaller pieces when memory ends."""
+        tokens = supervised(rows)
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            total = 0.0
+            try:
+                for piece in self._pieces(rows):
+                    loss = self._forward.loss(piece) / tokens
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    total += float(loss.detach())
+                return total
+            except torch.OutOfMemoryError:
+                self._spare_memory(max(len(row.ids) for row in rows))
+
+    def _pieces(self, rows: Sequence[Example]) -> list[list[Example]]:
+        """This worker's micro-batches."""
+        return list(micro_batches(rows, self._micro_tokens))[self._workers.rank :: self._workers.count]
+
+    def _spare_memory(self, longest: int) -> None:
+        """Halve the micro-batches; where one row alone is too much, keep fewer activations."""
+        if self._micro_tokens > longest:
+            self._micro_tokens //= 2
+        elif not self._forward.checkpointing:
+            self._forward.checkpoint_activations()
+        else:
+            raise TrainingFailed(
+                f"One row of {longest} tokens does not fit this device's memory, even with gradient checkpointing. "
+                "Shorten the recordings, lower the rank, or free the device."
+            )
+        torch.cuda.empty_cache()
+        self._events.emit("memory", micro_tokens=self._micro_tokens, checkpointing=self._forward.checkpointing)
+
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean cross entropy per supervised token on the held-out rows."""
         self._adapted.peft.eval()
-        pieces = list(micro_batches(self._validation, self._options.micro_tokens))
-        mine = pieces[self._workers.rank :: self._workers.count]
-        total = self._workers.add(sum(float(self._forward.loss(piece)) for piece in mine))
+        total = self._workers.add(sum(float(self._forward.loss(piece)) for piece in self._pieces(self._validation)))
         return total / supervised(self._validation)
 
     def _evaluate(self) -> None:
+        """The loss on the held-out rows; parameters that `watch` objects to are never the best."""
         progress = self.progress
-        if self._validation:
-            loss = self.validation_loss()
-            progress.validation.append((progress.step, loss))
-            if loss < progress.best_loss:
-                progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
-                self._best = self._adapted.state()
-            else:
-                progress.worse += 1
-            self._events.emit("eval", step=progress.step, loss=round(loss, 5), best=progress.worse == 0, metrics={})
-            if progress.worse >= self._options.patience:
-                progress.stopped = f"no better for {progress.worse} evaluations"
-        progress.stopped = self.watch() or progress.stopped
+        loss = self.validation_loss()
+        progress.validation.append((progress.step, loss))
+        progress.stopped = self.watch()
+        if not progress.stopped and loss < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
+            self._best = self._adapted.state()
+        else:
+            progress.worse += 1
+        self._events.emit("eval", step=progress.step, loss=round(loss, 5), best=progress.worse == 0, metrics={})
+        if progress.worse >= self._options.patience and not progress.stopped:
+            progress.stopped = f"no better for {progress.worse} evaluations"
 
     def _save(self) -> None:
         """Write the checkpoint; a kill leaves the old one or the new one whole."""

@@ -1,9 +1,14 @@
 """One process or several (`accelerate launch -m training …`), which share each step's micro-batches."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from torch import distributed
+
+from app.model.base import pick_device
+
+PATIENCE = timedelta(hours=2)  # for the first process, while it alone writes or downloads
 
 
 class Workers:
@@ -32,3 +37,14 @@ class Workers:
         total = torch.tensor(value, dtype=torch.float64, device=device)
         distributed.all_reduce(total)
         return float(total)
+
+
+def join(device: str) -> torch.device:
+    """This process's device; joins the others where `accelerate launch` started several."""
+    from accelerate import PartialState
+    from accelerate.utils import get_int_from_env
+
+    if get_int_from_env(["WORLD_SIZE"], 1) == 1:
+        return pick_device(device)
+    joined: torch.device = PartialState(cpu=device == "cpu", timeout=PATIENCE).device
+    return joined

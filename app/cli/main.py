@@ -7,6 +7,7 @@ from app.cli.bench import bench
 from app.cli.demo import demo
 from app.cli.generate import generate
 from app.cli.serve import serve
+from app.cli.training import PASSED_ON, compare_methods, sample_data, train
 
 app = typer.Typer(
     name="overtone",
@@ -20,6 +21,8 @@ app.command()(serve)
 app.command()(generate)
 app.command()(demo)
 app.command()(bench)
+for program in (train, compare_methods, sample_data):
+    app.command(program.__name__.replace("_", "-"), context_settings=PASSED_ON)(program)
 app.add_typer(adapters, name="adapters")
 
 

@@ -21,12 +21,25 @@ SIZES: dict[str, dict[str, Any]] = {
     }
 }
 
+FULL_SIZE = {"Qwen/Qwen2-Audio-7B-Instruct": "7b", "7b": "7b"}  # models whose dimensions are shipped
+
+
+def config_of(size: str, **fields: Any) -> Any:
+    """The `Qwen2AudioConfig` of `SIZES[size]`."""
+    from transformers import Qwen2AudioConfig
+
+    return Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder"},
+        text_config={"model_type": "qwen2", **SIZES[size]},
+        tie_word_embeddings=False,
+        **fields,
+    )
+
 
 def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """A model of `SIZES[size]` on ``device``; text goes through the tokenizer of the model ``tokenizer_from``."""
     from transformers import (
         AutoTokenizer,
-        Qwen2AudioConfig,
         Qwen2AudioForConditionalGeneration,
         Qwen2AudioProcessor,
         WhisperFeatureExtractor,
@@ -34,13 +47,7 @@ def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: 
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     audio_token = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    config = Qwen2AudioConfig(
-        audio_config={"model_type": "qwen2_audio_encoder"},
-        text_config={"model_type": "qwen2", **SIZES[size]},
-        audio_token_id=audio_token,
-        audio_token_index=audio_token,
-        tie_word_embeddings=False,
-    )
+    config = config_of(size, audio_token_id=audio_token, audio_token_index=audio_token)
     extractor = WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins, chunk_length=30)
     processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=tokenizer.chat_template)
     before = torch.get_default_dtype()

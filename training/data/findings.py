@@ -62,3 +62,8 @@ class GateReport:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "GateReport":
+        """From what `to_dict` gave."""
+        return cls(**{**told, "findings": [Finding(**finding) for finding in told["findings"]]})

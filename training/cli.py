@@ -1,0 +1,244 @@
+"""`python -m training …`: train an adapter, compare the methods, write a data set to try them on."""
+
+import json
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.errors import AdapterRejected, BadRequest, DatasetError, OvertoneError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+    from training.events import Events
+    from training.options import TrainOptions
+    from training.run import Run
+
+app = typer.Typer(
+    name="training",
+    help="Turn recordings into adapters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+REFUSED = 2  # exit code when the gate or the options say no
+ALIASES = {"batch_size": "batch", "audio_tower": "include_audio_tower"}
+
+Name = Annotated[str | None, typer.Option(help="Of the adapter; a taken name gets its next version.")]
+Model = Annotated[str | None, typer.Option(help="Hub id or local folder of a Qwen2-Audio model.", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …", show_default=False)]
+Allow = Annotated[str, typer.Option(help="Codes of the gate to go on in spite of, with commas.", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", help="Any option: --set learning_rate=1e-4", show_default=False)]
+Folder = Annotated[Path | None, typer.Option(help="Checkpoint, logs and curves. Default: runs/NAME.")]
+
+
+@app.callback()
+def _quiet() -> None:
+    # PEFT 0.21 asks transformers 5.23 for a name that it has since deprecated
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="JSONL, CSV, a folder, or hf:owner/name.", show_default=False)],
+    name: Name = None,
+    method: Annotated[str, typer.Option(help="lora, projector or head.")] = "lora",
+    preset: Annotated[str | None, typer.Option(help="LoRA: seed, balanced or strong.", show_default=False)] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
+    validation: Annotated[str | None, typer.Option(help="Rows held out, default: a tenth.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Option(help="For rows that bring none.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option(help="One line on what it does, for its card.")] = None,
+    dora: Annotated[bool, typer.Option("--dora", help="Weight-decomposed LoRA (served alone).")] = False,
+    eva: Annotated[bool, typer.Option("--eva", help="Initialise from the activations.")] = False,
+    include_audio_tower: Annotated[
+        bool, typer.Option("--include-audio-tower", help="Adapt the audio tower as well.")
+    ] = False,
+    settings: Set = [],  # noqa: B006, typer copies it
+    allow: Allow = "",
+    check: Annotated[bool, typer.Option("--check", help="Only read the data and pass the gate.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only measure a few steps.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub repository too.")] = None,
+    model: Model = None,
+    device: Device = None,
+    registry: Annotated[
+        Path | None, typer.Option("--registry", "--adapters", help="The registry folder.", show_default=False)
+    ] = None,
+    work: Folder = None,
+    events: Annotated[Path | None, typer.Option(help="Events as JSON lines. Default: WORK/events.jsonl.")] = None,
+) -> None:
+    """Train an adapter from recordings and publish it; a running service serves it without a restart.
+
+    A run that was cut off goes on from its checkpoint when the same command is given again.
+    """
+    given = {
+        "preset": preset, "epochs": epochs, "validation": validation, "prompt": prompt, "task": task,
+        "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
+        "push_to_hub": push_to_hub,
+    }  # fmt: skip
+    from training.events import Events, json_lines, tensorboard
+
+    folder = work or Path("runs") / (name or "check")
+    told = Events()
+    if not (check or dry_run):
+        told.listeners += [json_lines(events or folder / "events.jsonl"), tensorboard(folder / "tensorboard")]
+    with _reported(told):
+        if not (name or check):
+            raise BadRequest("Name the adapter: --name my-adapter.")
+        options = options_of(data, name or "check", method, given, settings, allow)
+        _train(options, settings_of(model=model, device=device, adapters=registry), folder, told, check, dry_run)
+
+
+@app.command("compare-methods")
+def compare_methods(
+    data: Annotated[str | None, typer.Argument(help="Data for all methods; default: telephone tones.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the plots.")] = Path("runs/comparison"),
+    dimensions_only: Annotated[
+        str | None, typer.Option(help="Only count, at these dimensions: Qwen/Qwen2-Audio-7B-Instruct or a folder.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Of LoRA and projector.")] = 6.0,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """Train LoRA, projector and head on the same data and tell what each costs, changes and leaves intact."""
+    with _reported():
+        from training.compare import compare, write_comparison
+        from training.console import err
+        from training.console import out as shown
+        from training.dimensions import dimensions, write_dimensions
+
+        if dimensions_only:
+            shown.print(write_dimensions(dimensions(dimensions_only), out), soft_wrap=True)
+        else:
+            found = compare(data, out, settings_of(model=model, device=device), epochs, err)
+            shown.print(write_comparison(found, out), soft_wrap=True)
+        err.print(f"[green]✓[/green] written to {out}")
+
+
+@app.command("sample-data")
+def sample_data(
+    folder: Annotated[Path, typer.Argument(help="Where it is written.", show_default=False)],
+    rows: Annotated[int, typer.Option(min=2, help="Recordings.")] = 240,
+    seed: int = 0,
+) -> None:
+    """Write a data set to try training on: what a telephone line's tones mean."""
+    from training.sample_data import write
+
+    typer.echo(write(folder, rows, seed=seed))
+
+
+@app.command()
+def bench(
+    model: Model = None,
+    random_weights: Annotated[str | None, typer.Option(help="Random weights at these dimensions: 7b.")] = None,
+    device: Device = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of each clip.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, help="Clips of a step.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Steps measured.")] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")] = False,
+) -> None:
+    """Training speed beside a plain loop of transformers and PEFT, on the same weights and clips."""
+    with _reported():
+        from training.bench import measure, table_of
+        from training.console import out as shown
+
+        found = measure(settings_of(model=model, device=device), random_weights, seconds, batch, steps)
+        if as_json:
+            print(json.dumps([asdict(one) for one in found], indent=2))
+        else:
+            shown.print(table_of(found))
+
+
+def options_of(
+    data: str, name: str, method: str, given: dict[str, Any], settings: list[str], allow: str
+) -> "TrainOptions":
+    """The run's options. Raises BadRequest with every wrong one."""
+    from pydantic import ValidationError
+
+    from training.options import TrainOptions
+
+    values = {key: value for key, value in given.items() if value is not None}
+    for one in settings:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise BadRequest(f"--set {one}: write key=value.")
+        values[ALIASES.get(key, key)] = value
+    values["allow"] = tuple(code for code in allow.split(",") if code)
+    try:
+        return TrainOptions.model_validate({**values, "data": data, "name": name, "method": method})
+    except ValidationError as error:
+        reasons = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(TrainOptions.model_fields)
+        raise BadRequest(f"An option is wrong: {'; '.join(reasons)}. There are: {known}.") from None
+
+
+def settings_of(**overrides: Any) -> "Settings":
+    """The environment's settings with those options that were given. Raises BadRequest."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise BadRequest(f"A setting is wrong: {error.errors()[0]['msg']}.") from None
+
+
+def _train(
+    options: "TrainOptions", settings: "Settings", work: Path, told: "Events", check: bool, dry_run: bool
+) -> None:
+    from training.console import Display, err, out, show_outcome
+    from training.estimate import estimate
+    from training.options import Places
+    from training.run import Run
+
+    with Display(options.allow) as display:
+        run = Run(options, Places(settings.adapters, work), settings, told, display.counted)
+        if run.workers.rank == 0:
+            told.listeners.append(display.event)
+        else:
+            told.listeners.clear()
+        _stop_on_signals(run)
+        if check:
+            run.check()
+            err.print("[green]✓[/green] This data can be trained on.")
+        elif dry_run:
+            run.check()
+            out.print_json(data=asdict(estimate(run)))
+        else:
+            outcome = run.run()
+            if outcome.adapter:
+                show_outcome(outcome, outcome.adapter, str(settings.adapters))
+
+
+def _stop_on_signals(run: "Run") -> None:
+    """SIGTERM and Ctrl-C end the run after its step, with a checkpoint; a second one at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        run.cancel(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+@contextmanager
+def _reported(told: "Events | None" = None) -> Iterator[None]:
+    """Errors in words, as an event and as an exit code: 2 for a refusal of data or options, 1 for a failure."""
+    from training.trainer import Cancelled
+
+    try:
+        yield
+    except Cancelled as stopped:
+        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        raise typer.Exit(stopped.code) from None
+    except OvertoneError as error:
+        problems = error.problems if isinstance(error, AdapterRejected | DatasetError) else []
+        if told:
+            told.emit("error", message=str(error), problems=problems)
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(REFUSED if isinstance(error, BadRequest) else 1) from None

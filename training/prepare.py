@@ -1,0 +1,105 @@
+"""From a source of rows to what a run trains on: read, split, listened to, judged by the gate."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from app.audio import Limits
+from app.errors import BadRequest, DatasetError
+from app.model.features import FeatureExtractor
+from app.settings import Settings
+from training.data.findings import CODES, GateReport
+from training.data.gate import check
+from training.data.readers import read_rows
+from training.data.reference import Embed
+from training.data.report import told
+from training.data.rows import Row
+from training.data.sound_checks import Measured, Progress, audio_key, listen
+from training.data.splitting import split
+from training.events import Events
+from training.options import TrainOptions
+
+
+class DataRefused(DatasetError):
+    """The gate found what no run should learn from."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """``fingerprint``: of all texts and recordings, whatever their order and files."""
+
+    train: list[Row]
+    validation: list[Row]
+    heard: Measured
+    fingerprint: str
+
+
+def audio_limits(settings: Settings) -> Limits:
+    """What a recording may be, as for the service."""
+    return Limits(settings.max_audio_seconds, settings.max_upload_mb << 20)
+
+
+def read_data(
+    options: TrainOptions, features: FeatureExtractor, settings: Settings, progress: Progress | None = None
+) -> Data:
+    """All rows, each recording decoded and measured once. Raises DatasetError for rows that cannot be used."""
+    rows = read_rows(options.data, default_prompt=options.prompt)
+    held = read_rows(options.validation, default_prompt=options.prompt) if options.validation else None
+    if options.method == "head":  # an answer may be the class
+        rows = [replace(row, label=row.label or row.response) for row in rows]
+        held = held and [replace(row, label=row.label or row.response) for row in held]
+    every = [*rows, *(held or [])]
+    heard = listen(every, rate=features.sample_rate, limits=audio_limits(settings), progress=progress)
+    key_of = partial(audio_key, heard=heard)
+    if held is None:
+        rows, held = split(rows, fraction=options.validation_share, seed=options.seed, key_of=key_of)
+    if not rows or not held:
+        raise DatasetError("One row must be left to train on and one to measure on; add rows.")
+    return Data(rows, held, heard, _fingerprint(every, key_of))
+
+
+def judge(
+    data: Data,
+    options: TrainOptions,
+    features: FeatureExtractor,
+    settings: Settings,
+    events: Events,
+    embed: Callable[[], Embed] | None = None,
+) -> GateReport:
+    """What the gate finds; ``embed`` is asked for only when nothing else stops the run.
+
+    Raises DataRefused, naming every finding that stops it, and BadRequest for an unknown code in ``allow``.
+    """
+    if unknown := sorted(set(options.allow) - CODES.keys()):
+        raise BadRequest(f"--allow {','.join(unknown)}: the gate knows {', '.join(CODES)}.")
+    ask: Any = partial(
+        check,
+        data.train,
+        data.validation,
+        method=options.method,
+        rate=features.sample_rate,
+        window_seconds=features.window_seconds,
+        limits=audio_limits(settings),
+        long_audio=settings.long_audio,
+        heard=data.heard,
+    )
+    report: GateReport = ask()
+    refused = report.refused(options.allow)
+    if embed and not refused:
+        report = ask(embed=embed())
+    events.emit("gate", ok=not refused, report=report.to_dict(), allow=list(options.allow))
+    if refused:
+        raise DataRefused("The data gate refused the data", [told(finding) for finding in refused])
+    return report
+
+
+def _fingerprint(rows: Sequence[Row], key_of: Callable[[Row], tuple[str, ...]]) -> str:
+    texts = ([(turn.role, turn.text) for turn in row.turns] for row in rows)
+    lines = (
+        json.dumps([text, row.label, key_of(row)], ensure_ascii=False) for text, row in zip(texts, rows, strict=True)
+    )
+    digest = sha256("\n".join(sorted(lines)).encode())
+    return f"sha256:{digest.hexdigest()}"

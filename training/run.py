@@ -1,0 +1,259 @@
+"""One run, from a source of rows to a version in the registry."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.errors import BadRequest, OvertoneError
+from app.model.base import LoadedModel, load, pick_dtype
+from app.model.features import FeatureExtractor
+from app.model.prompt import PromptRenderer
+from app.registry.registry import Adapter, check_name
+from app.settings import Settings
+from training.adapt import Adapted
+from training.answers import Answerer
+from training.batches import epoch
+from training.curves import draw_curves
+from training.data.findings import GateReport
+from training.data.reference import tower_embedding
+from training.data.rows import Row
+from training.data.sound_checks import Progress as Counted
+from training.events import Events
+from training.exam import Answers, Exam, general_rows
+from training.examples import Example, make_examples
+from training.forward import Forward
+from training.head import features_of, labels_of, train_head
+from training.hearing import Hearing
+from training.options import Places, TrainOptions
+from training.prepare import Data, audio_limits, judge, read_data
+from training.publish import open_registry, publish, push_to_hub, write_card
+from training.trainer import Cancelled, Progress, Trainer, TrainingFailed, checkpoint_options
+from training.workers import Workers, join
+
+
+class BaseChanged(OvertoneError):
+    """The base model is not what it was before training: a defect, so nothing is published."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a method leaves: a folder with its files, figures, loss curves and facts for people."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    train: Sequence[tuple[float, float]]
+    held_out: Sequence[tuple[float, float]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``adapter``: the version published, None in the other processes of a run on several GPUs."""
+
+    adapter: Adapter | None
+    trained: Trained
+
+
+class Run:
+    """Holds what the stages of one run share; models are loaded when they are first needed."""
+
+    def __init__(
+        self, options: TrainOptions, places: Places, settings: Settings, events: Events, counted: Counted | None = None
+    ) -> None:
+        check_name(options.name)
+        self.options, self.places, self.settings, self.events = options, places, settings, events
+        self._counted = counted
+        self._trainer: Trainer | None = None
+        self.device = join(settings.device)
+        self.workers = Workers()
+
+    def cancel(self, code: int) -> None:
+        """Stop after the current step with a checkpoint; outside the steps, at once. Raises Cancelled then."""
+        if self._trainer is None or self._trainer.cancelled:
+            raise Cancelled(code)
+        self._trainer.cancelled = code
+
+    @cached_property
+    def processor(self) -> Any:
+        from transformers import AutoProcessor
+
+        try:
+            return AutoProcessor.from_pretrained(self.settings.model)
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"The model {self.settings.model!r} cannot be read: {error}") from None
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            return load(self.settings.model, self.device, pick_dtype(self.settings.dtype, self.device))
+        except OSError as error:
+            raise BadRequest(f"The model {self.settings.model!r} cannot be read: {error}") from None
+
+    @cached_property
+    def hearing(self) -> Hearing:
+        cache = self.places.work.parent / ".heard"
+        trained = self.options.include_audio_tower
+        return Hearing(self.loaded, audio_limits(self.settings), cache, tower_trained=trained)
+
+    @cached_property
+    def data(self) -> Data:
+        return read_data(self.options, FeatureExtractor(self.processor), self.settings, self._counted)
+
+    def check(self) -> GateReport:
+        """Read the data and pass the gate. Raises DatasetError or DataRefused."""
+        features = FeatureExtractor(self.processor)
+        embed = partial(self._embed) if not self.options.include_audio_tower else None
+        return judge(self.data, self.options, features, self.settings, self.events, embed)
+
+    def run(self) -> Outcome:
+        """All of it. Raises Cancelled with a checkpoint kept, or an OvertoneError; nothing is published then."""
+        self.check()
+        trained = self._head() if self.options.method == "head" else self._adapter()
+        adapter = None
+        if self.workers.rank == 0:
+            adapter = self._publish(trained)
+            self.checkpoint.unlink(missing_ok=True)
+            told = {"name": adapter.name, "version": adapter.version}
+            self.events.emit("done", adapter=told, metrics=trained.metrics)
+        return Outcome(adapter, trained)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.places.work / "checkpoint.pt"
+
+    def _embed(self) -> Any:
+        return tower_embedding(self.hearing)
+
+    def _publish(self, trained: Trained) -> Adapter:
+        axis = "epoch" if self.options.method == "head" else "step"
+        curves = {self.options.name: (trained.train, trained.held_out)}
+        draw_curves(self.places.work / "curves.png", curves, axis)
+        registry = open_registry(self.places.registry, self.loaded.spec, self.settings)
+        adapter = publish(registry, trained.folder, self.options, self.data, trained.metrics)
+        if self.options.push_to_hub:
+            self.events.emit("pushed", url=push_to_hub(registry.folder(adapter), self.options.push_to_hub))
+        return adapter
+
+    def _head(self) -> Trained:
+        train, held_out = self.data.train, self.data.validation
+        heard = [features_of(rows, self.hearing) for rows in (train, held_out)]
+        head = train_head(heard[0], labels_of(train), heard[1], labels_of(held_out), self.options, self.events)
+        folder = self.places.work / "adapter"
+        head.save(folder)
+        losses = [[(number, loss[side]) for number, *loss in head.history] for side in (0, 1)]
+        facts = {"parameters": sum(tensor.numel() for tensor in head.head.tensors.values())}
+        return Trained(folder, head.metrics, losses[0], losses[1], facts)
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        """Rows as the model sees them, their recordings encoded."""
+        return make_examples(rows, self.hearing, PromptRenderer(self.loaded.processor))
+
+    def exam(self, held_out: Sequence[Example]) -> Exam:
+        """What base and adapter are asked: some of the held-out rows, and the general questions."""
+        answerer = Answerer(
+            Forward(self.loaded.model, self.hearing), PromptRenderer(self.loaded.processor), self.options.max_new_tokens
+        )
+        return Exam(answerer, held_out[: self.options.evaluate_rows], self.examples(general_rows()))
+
+    def trainer(self, train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Adapted, Trainer]:
+        """Adapter and trainer, seeded; with the rate that suits the model's width."""
+        torch.manual_seed(self.options.seed)
+        options = self.options.for_width(self.loaded.model.config.get_text_config().hidden_size)
+        adapted = Adapted(self.loaded, options)
+        forward = Forward(self.loaded.model, self.hearing)
+        self._refuse_other_checkpoint(options)
+        if options.eva and not self.checkpoint.is_file():
+            adapted.initialise(epoch(train, options.batch, options.seed, 0)[:16], forward)
+        return adapted, Trainer(adapted, forward, train, held_out, options, self.events, self.checkpoint, self.workers)
+
+    def _refuse_other_checkpoint(self, options: TrainOptions) -> None:
+        """A run goes on only from its own checkpoint."""
+        found = checkpoint_options(self.checkpoint)
+        if found is not None and found != options:
+            asked = options.model_dump()
+            other = [key for key, value in found.model_dump().items() if value != asked[key]]
+            raise BadRequest(
+                f"{self.checkpoint} belongs to a run with other options ({', '.join(other)}). Use those to go on with "
+                "it, delete it to start anew, or name another folder with --work."
+            )
+
+    def _adapter(self) -> Trained:
+        train, held_out = self.examples(self.data.train), self.examples(self.data.validation)
+        exam = self.exam(held_out)
+        before = exam.take()
+        adapted, trainer = self.trainer(train, held_out)
+        if self.options.method == "projector":
+            trainer.watch = partial(self._watch, adapted, exam, before)
+        self.events.emit("start", **self._started(adapted, trainer))
+        began = time.monotonic()
+        self._trainer = trainer
+        try:
+            progress = trainer.run()
+        finally:
+            self._trainer = None
+        seconds = time.monotonic() - began
+        self._refuse_untrained(progress)
+        return self._examine(adapted, exam, before, progress, seconds)
+
+    def _started(self, adapted: Adapted, trainer: Trainer) -> dict[str, Any]:
+        trainable = sum(parameter.numel() for parameter in adapted.trainable.values())
+        found = checkpoint_options(self.checkpoint) is not None
+        return {
+            "method": self.options.method,
+            "steps": trainer.steps,
+            "rows": {"train": len(self.data.train), "validation": len(self.data.validation)},
+            "trainable": trainable,
+            "device": str(self.device),
+            "processes": self.workers.count,
+            "resumed": found,
+        }
+
+    def _refuse_untrained(self, progress: Progress) -> None:
+        if not math.isfinite(progress.best_loss):
+            why = progress.stopped or "no evaluation gave a finite loss"
+            raise TrainingFailed(
+                f"There is nothing to publish: {why}. Lower the learning rate "
+                f"(--set learning_rate=…), or use more and better data."
+            )
+
+    def _examine(self, adapted: Adapted, exam: Exam, before: Answers, progress: Progress, seconds: float) -> Trained:
+        """Answers with the adapter, its files, and the proof that the base is untouched."""
+        options = self.options
+        metrics = exam.report(before, exam.take(), options.seed)
+        folder = self.places.work / "adapter"
+        adapted.save(folder)
+        metrics["loss"] = {"best": round(progress.best_loss, 5), "step": progress.best_step}
+        if options.method == "projector":
+            metrics["drift"] = {key: round(value, 6) for key, value in adapted.drift().items()}
+        trainable = sum(parameter.numel() for parameter in adapted.trainable.values())
+        if adapted.unload() != adapted.before:
+            raise BaseChanged("Training has changed the base model's weights; nothing was published. Report this.")
+        facts = {
+            "trained parameters": f"{trainable:,}",
+            "steps": f"{progress.step}, the best after {progress.best_step}"
+            + (f" (stopped: {progress.stopped})" if progress.stopped else ""),
+            "time": f"{seconds:.0f} s on {self.device.type}",
+            "base weights": f"unchanged, bit for bit (`{adapted.before[:16]}`)",
+        }
+        write_card(folder, options, self.data, self.loaded.spec, metrics, facts)
+        return Trained(folder, metrics, progress.train, progress.validation, facts)
+
+    def _watch(self, adapted: Adapted, exam: Exam, before: Answers) -> str | None:
+        """Why a projector's training must stop, if it must."""
+        drift, changed = adapted.drift(), exam.changed(before)
+        self.events.emit("watch", **drift, general_answers_changed=round(changed, 4))
+        moved, bounds = drift["relative_change"], self.options
+        if moved > bounds.drift_bound:
+            return f"the projector has moved by {moved:.1%}, the bound is {bounds.drift_bound:.1%}"
+        if changed > bounds.retention_bound:
+            return f"{changed:.0%} of the general answers have changed, the bound is {bounds.retention_bound:.0%}"
+        return None

@@ -15,13 +15,15 @@ from training.pretrain.tasks import BY_NAME
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "app" / "model" / "overtone-tiny"
 HUMAN = ROOT / "tests" / "data" / "human"
-WORD_ERRORS = 38.0  # percent, all twelve clips, with slack for other CPUs' arithmetic
+WORD_ERRORS = 30.0  # percent, all twelve clips, the prompt of the card's figures; slack for other CPUs' arithmetic
+WORD_ERRORS_BY_DEFAULT = 32.0  # the same, a service's default prompt
 SHORT = {
     "goforward.flac",
     "tidigits-2934z.flac",
     "cards-001.flac",
     "cards-003.flac",
     "cards-004.flac",
+    "cards-005.flac",
 }
 
 
@@ -48,9 +50,10 @@ def test_folder_is_small_enough_to_be_committed() -> None:
 
 
 def test_base_transcribes_human_clips(base: Answers, clips: list[Human]) -> None:
-    stated = base(clips, BY_NAME["transcribe"].phrasings[-1])  # the prompt of the card's figures
+    stated = base(clips, BY_NAME["transcribe"].phrasings[-1])
     assert score(clips, stated)["all"]["wer"] <= WORD_ERRORS
     heard = base(clips, "Transcribe the audio.")
+    assert score(clips, heard)["all"]["wer"] <= WORD_ERRORS_BY_DEFAULT
     said = {clip.path.name: (clip.text, text) for clip, text in zip(clips, heard, strict=True)}
     for name in SHORT:
         assert said[name][0] == said[name][1]

@@ -37,6 +37,9 @@ def main() -> None:
     step.add_argument("--peak", type=float, default=1.2e-3, help="learning rate; 6e-4 for a restart")
     step.add_argument("--seed", type=int, default=1)
     step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("average", help="average the weights of folders")
+    step.add_argument("--bases", type=Path, nargs="+", required=True, help="the first gives tokenizer and settings")
+    step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("adapters", help="train the two adapters on a finished base")
     step.add_argument("--base", type=Path, required=True)
     step.add_argument("--shards", type=Path, required=True)
@@ -111,6 +114,13 @@ def train(arguments: argparse.Namespace) -> None:
     )
 
 
+def average(arguments: argparse.Namespace) -> None:
+    """Average the weights of folders."""
+    from training.pretrain.average import average
+
+    average(arguments.bases, arguments.out)
+
+
 def adapters(arguments: argparse.Namespace) -> None:
     """Train the adapters."""
     from training.pretrain.adapters import train
@@ -153,6 +163,7 @@ STEPS = {
     "kokoro": kokoro,
     "synth": synth,
     "train": train,
+    "average": average,
     "adapters": adapters,
     "humans": humans,
     "evaluate": evaluate,

@@ -79,7 +79,7 @@ def separate_unused(model: Qwen2AudioForConditionalGeneration, used: torch.Tenso
 
     Training only ever pushes those rows down, all the same way, until they are one vector. An
     adapter whose answers need them (JSON's quotes and braces) could not tell them apart. Rows that
-    differ already, as in a restart from a base that went through this, stay as they are.
+    still differ, as after a short restart, stay as they are.
     """
     rows = model.lm_head.weight
     if used.all():

@@ -27,7 +27,7 @@ class Adapted:
             config = LoraConfig(r=1, target_modules=PLACEHOLDER, modules_to_save=[PROJECTOR], task_type="CAUSAL_LM")
         else:
             config = LoraConfig(**options.lora())
-        self.peft: Any = get_peft_model(loaded.model, config)
+        self.peft: Any = get_peft_model(loaded.model, config, low_cpu_mem_usage=options.eva)
         for path, parameter in self.peft.named_parameters():
             if options.method == "projector":
                 parameter.requires_grad_(f"{PROJECTOR}.modules_to_save" in path)
@@ -55,8 +55,8 @@ class Adapted:
 
         initialize_lora_eva_weights(
             self.peft,
-            dataloader=batches,
-            forward_fn=lambda _, batch: forward(batch),
+            dataloader=[_Batch(batch) for batch in batches],
+            forward_fn=lambda _, batch: forward.hidden(batch),
             prepare_model_inputs_fn=None,
             prepare_layer_inputs_fn=None,
             show_progress_bar=False,
@@ -99,3 +99,10 @@ class Adapted:
         self.peft.unload()
         parts.multi_modal_projector = original
         return combine_checksums(weight_checksums(self.loaded.model))
+
+
+class _Batch(list[Any]):
+    """Rows that EVA may ask to move to a device; the forward pass does that itself."""
+
+    def to(self, _: torch.device) -> "_Batch":
+        return self

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -59,12 +60,12 @@ class Display:
             err.print(table_of(report, self._allow))
         else:
             for line in lines_of(report, self._allow):
-                err.print(line, soft_wrap=True)
+                self._say(escape(line))
 
     def _start(self, event: Event) -> None:
         rows = event.get("rows")
         if isinstance(rows, dict):
-            err.print(
+            self._say(
                 f"[green]✓[/green] {event['trainable']:,} parameters to train on {event['device']}: "
                 f"{rows['train']:,} rows, {rows['validation']:,} held out, {event['steps']:,} steps"
                 + (" (goes on from its checkpoint)" if event["resumed"] else "")
@@ -80,24 +81,27 @@ class Display:
             self._bar("training", event["step"], event["steps"], ", ".join(facts))
         elif event["step"] % EVERY == 0 or event["step"] == event["steps"]:
             facts.append(f"{event['eta_seconds']:.0f} s to go")
-            err.print(f"step {event['step']} of {event['steps']}: {', '.join(facts)}")
+            self._say(f"step {event['step']} of {event['steps']}: {', '.join(facts)}")
 
     def _eval(self, event: Event) -> None:
         best = " [green](best)[/green]" if event["best"] else ""
-        err.print(f"  after step {event['step']}: held-out loss {event['loss']:.4f}{best}")
+        self._say(f"  after step {event['step']}: held-out loss {event['loss']:.4f}{best}")
 
     def _watch(self, event: Event) -> None:
-        err.print(
+        self._say(
             f"  projector moved by {event['relative_change']:.3%} (cosine {event['cosine']:.6f}), "
             f"{event['general_answers_changed']:.0%} of the general answers changed"
         )
 
     def _memory(self, event: Event) -> None:
         how = ", gradient checkpointing" if event["checkpointing"] else ""
-        err.print(f"[yellow]memory ended:[/yellow] going on with {event['micro_tokens']:,} tokens at once{how}")
+        self._say(f"[yellow]memory ended:[/yellow] going on with {event['micro_tokens']:,} tokens at once{how}")
 
     def _pushed(self, event: Event) -> None:
-        err.print(f"[green]✓[/green] uploaded: {event['url']}")
+        self._say(f"[green]✓[/green] uploaded: {event['url']}")
+
+    def _say(self, line: str) -> None:
+        err.print(line, soft_wrap=True)
 
     def _bar(self, words: str, done: int, total: int, facts: str) -> None:
         if words not in self._tasks:
@@ -119,10 +123,10 @@ def show_outcome(outcome: Outcome, adapter: Adapter, place: str) -> None:
     out.print(table)
     if "judged_by" in metrics:
         for line in verdict(metrics):
-            err.print(Text(f"! {line}", "yellow"))
+            err.print(Text(f"! {line}", "yellow"), soft_wrap=True)
     out.print(f"[green]✓[/green] {adapter.name} version {adapter.version} is published in {place}")
     verb = "/classify" if adapter.report.serving == "classify" else f"/generate -F adapter={adapter.name}"
-    out.print(f"  A running service on that folder serves it within seconds: POST {verb}", style="dim")
+    out.print(f"  A running service on that folder serves it within seconds: POST {verb}", style="dim", soft_wrap=True)
 
 
 ROWS = {

@@ -23,7 +23,10 @@ class Forward:
 
     def checkpoint_activations(self) -> None:
         """Recompute each layer on the way back: less memory, about a third more time."""
-        self.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        layers = self.model.model.language_model
+        # transformers 5.23 renamed it
+        enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         self.checkpointing = True
 
     @property

@@ -83,6 +83,8 @@ class TrainOptions(BaseModel):
 
     def lora(self) -> dict[str, Any]:
         """Arguments of PEFT's `LoraConfig`."""
+        from peft import EvaConfig
+
         chosen = dict(PRESETS[self.preset])
         if self.rank:
             chosen["r"] = self.rank
@@ -93,7 +95,7 @@ class TrainOptions(BaseModel):
         if self.include_audio_tower:
             chosen["target_modules"] = f"({chosen['target_modules']})|({TOWER})"
         if self.eva:
-            chosen["init_lora_weights"] = "eva"
+            chosen |= {"init_lora_weights": "eva", "eva_config": EvaConfig()}
         return {**chosen, "lora_dropout": self.dropout, "use_dora": self.dora, "task_type": "CAUSAL_LM"}
 
 

@@ -49,7 +49,10 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[tuple[str, object]]]:
         # surrogates stand for what is not UTF-8, so that the row that holds them can be named
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             lines = csv.reader(stream, delimiter=delimiter, strict=True)
-            header = next(lines, [])
+            try:
+                header = next(lines, [])
+            except csv.Error as error:
+                raise DatasetError(f"The header of {file.name!r} is broken ({error}).") from None
             if len(set(header)) < len(header):
                 raise DatasetError(f"The header of {file.name!r} names a column twice.")
             while True:

@@ -1,9 +1,10 @@
 """`overtone adapters …`: on the registry folder directly, or through a running server with --server."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -20,7 +21,9 @@ SERVED = {
     "alone": "alone, through plain PEFT",
     "classify": "by /classify, a head on the base's tower",
 }
-app = typer.Typer(no_args_is_help=True, help="List, add, inspect, select, unload, remove and roll back adapters.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, add, merge, inspect, select, unload, remove and roll back adapters."
+)
 Name = Annotated[str, typer.Argument(help="Name of the adapter.", show_default=False)]
 
 
@@ -54,6 +57,25 @@ def add(
     with _registry(as_json, server, api_key, adapters, model) as registry:
         added = registry.add(source, name or _own_name(source), replace)
         _tell(added, as_json, f"{added['name']} version {added['version']} is published in {registry.place}")
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[str], typer.Argument(help="Adapters with weights: a:0.6 b:0.4", show_default=False)],
+    name: Annotated[str, typer.Option(help="Of the new adapter.", show_default=False)],
+    how: Annotated[Literal["linear", "ties", "dare"], typer.Option(help="How they are combined.")] = "linear",
+    replace: Annotated[bool, typer.Option("--replace", help="Make it the next version of a taken name.")] = False,
+    adapters: Adapters = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Make several LoRA adapters into one, through PEFT."""
+    with reported(as_json):
+        from app.cli.registries import Folder
+
+        folder = Folder(adapters, model)
+        made = folder.merge(_weights(parts), how, name, replace)
+        _tell(made, as_json, f"{made['name']} version {made['version']} is published in {folder.place}")
 
 
 @app.command()
@@ -149,6 +171,24 @@ def _tell(answer: Mapping[str, Any], as_json: bool, words: str) -> None:
         print_json(answer)
     else:
         out.print("[green]✓[/green]", Text(words))
+
+
+def _weights(parts: Sequence[str]) -> dict[str, float]:
+    """`a:0.6` -> {"a": 0.6}; a name alone weighs 1. Raises BadRequest."""
+    from app.errors import BadRequest
+
+    found: dict[str, float] = {}
+    for part in parts:
+        name, _, weight = part.partition(":")
+        try:
+            found[name] = float(weight or 1)
+        except ValueError:
+            raise BadRequest(f"{part!r}: write name:weight, such as a:0.6.") from None
+        if not math.isfinite(found[name]):
+            raise BadRequest(f"{part!r}: the weight must be a finite number.")
+    if len(found) < len(parts):
+        raise BadRequest("An adapter is named twice.")
+    return found
 
 
 def _own_name(source: str) -> str:

@@ -18,6 +18,7 @@ from app.cli.options import settings_with
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
+    from app.registry.merge import How
     from app.registry.registry import Adapter
 
 Json = dict[str, Any]
@@ -100,6 +101,14 @@ class Folder:
                 prefixes = self._settings.adapter_sources
                 fetch(source, target, roots=(), prefixes=prefixes, limits=limits)
             return self._told(self._registry.publish(target, name, replace=replace))
+
+    def merge(self, parts: dict[str, float], how: "How", name: str, replace: bool) -> Json:
+        """Make several adapters into one; see `app.registry.merge`."""
+        from app.model.base import empty_model
+        from app.registry.merge import merge
+
+        model = empty_model(self._settings.model)
+        return self._told(merge(self._registry, model, parts, how, name, replace=replace))
 
     def remove(self, name: str) -> None:
         self._registry.remove(name)

@@ -107,6 +107,19 @@ def spec_of(source: str) -> BaseSpec:
     return describe(model, name, checkpoint_fingerprint(folder))
 
 
+def empty_model(source: str) -> Any:
+    """The modules of a model with weights that were never written: PEFT may be put around them, nothing may run.
+
+    Memory that is not written takes no place, so this is cheap at any size. Raises OSError as `spec_of` does.
+    """
+    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+    config = Qwen2AudioConfig.from_pretrained(source)
+    with torch.device("meta"):
+        model = Qwen2AudioForConditionalGeneration(config)
+    return model.float().to_empty(device="cpu").requires_grad_(False)
+
+
 def describe(model: nn.Module, name: str, fingerprint: str) -> BaseSpec:
     """The spec of a model already in memory (on any device, `meta` included)."""
     linears = {

@@ -1,0 +1,1 @@
+"""OpenAI's HTTP shapes over the same service: `/v1/…`."""

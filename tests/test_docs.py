@@ -9,8 +9,10 @@ import pytest
 import typer
 
 from app.cli.main import app as cli
+from app.cli.training import PASSED_ON
 from app.main import create_app
 from app.settings import Settings
+from training.cli import app as training
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,6 +49,8 @@ def test_commands_in_the_documents_parse(line):
     words = shlex.split(line)[1:]
     while isinstance(command, click.Group):
         command = command.commands[words.pop(0)]
+    if command.context_settings == PASSED_ON:  # another program's options
+        command = typer.main.get_command(training).commands[command.name]
     command.make_context(line, words, parent=context, resilient_parsing=False).close()
 
 

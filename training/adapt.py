@@ -19,6 +19,7 @@ class Adapted:
 
     def __init__(self, loaded: LoadedModel, options: TrainOptions) -> None:
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.lora import LoraLayer
 
         self.loaded = loaded
         self.before = combine_checksums(weight_checksums(loaded.model))
@@ -33,6 +34,9 @@ class Adapted:
                 parameter.requires_grad_(f"{PROJECTOR}.modules_to_save" in path)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        for module in self.peft.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = False  # the forward pass runs under autocast
 
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:

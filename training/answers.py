@@ -44,14 +44,14 @@ class Answerer:
             ids[row, longest - len(example.prompt) :] = torch.tensor(example.prompt)
             mask[row, longest - len(example.prompt) :] = 1
         device = self._forward.device
-        embeds = self._forward.embed(ids.to(device), examples, silent=silent)
         eos = sorted(self._renderer.eos_ids)
-        written = self._forward.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask.to(device),
-            max_new_tokens=self._max_new_tokens,
-            do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=eos[0],
-        )
+        with self._forward.precision():
+            written = self._forward.model.generate(
+                inputs_embeds=self._forward.embed(ids.to(device), examples, silent=silent),
+                attention_mask=mask.to(device),
+                max_new_tokens=self._max_new_tokens,
+                do_sample=False,
+                eos_token_id=eos,
+                pad_token_id=eos[0],
+            )
         return [self._renderer.decode(row).strip() for row in written.tolist()]

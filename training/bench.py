@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from training.data.rows import Row, Sound, Turn
 from training.events import Events
 from training.examples import Example, make_examples
 from training.forward import Forward
+from training.fused import fused
 from training.hearing import Hearing
 from training.options import TrainOptions
 from training.trainer import Trainer
@@ -45,30 +47,39 @@ class Speed:
     loss: float
 
 
-def measure(settings: Settings, size: str | None, seconds: float, batch: int, steps: int) -> list[Speed]:
+def measure(settings: Settings, size: str | None, seconds: float, batch: int | None, steps: int) -> list[Speed]:
     """Both systems, the plain loop first; the median of ``steps`` steps after one that warms up."""
     loaded = _load(settings, size)
+    batch = batch or min(32, max(8, round(160 / seconds)))
     with tempfile.TemporaryDirectory() as folder:
         hearing = Hearing(loaded, Limits(3600, 1 << 30), Path(folder))
         seconds = min(seconds, FeatureExtractor(loaded.processor).window_seconds)
         examples = make_examples(_rows(Path(folder), seconds, batch), hearing, PromptRenderer(loaded.processor))
         options = TrainOptions(data="-", name="bench", batch=batch, micro_tokens=16384, dropout=0)
+        torch.manual_seed(0)
+        plain = _Plain(loaded, examples, hearing, options)
+        slow = _timed("transformers + PEFT, plain loop", plain.step, examples, loaded, steps)
+        plain.unload()
+        torch.manual_seed(0)
         adapted = Adapted(loaded, options)
         forward = Forward(loaded.model, hearing)
         trainer = Trainer(adapted, forward, examples, examples, options, Events(), Path(folder) / "checkpoint")
-        start, plain = adapted.state(), _Plain(adapted, loaded, examples, hearing)
-        slow = _timed("transformers + PEFT, plain loop", plain.step, examples, loaded, steps)
-        adapted.restore(start)
-        return [slow, _timed("overtone train", lambda: trainer.step(examples), examples, loaded, steps)]
+        with fused(loaded.device):
+            return [slow, _timed("overtone train", lambda: trainer.step(examples), examples, loaded, steps)]
 
 
 class _Plain:
     """What one writes without us: processor and tower at every step, padded windows, logits of every token."""
 
-    def __init__(self, adapted: Adapted, loaded: LoadedModel, examples: list[Example], hearing: Hearing) -> None:
-        self._model = adapted.peft
+    def __init__(self, loaded: LoadedModel, examples: list[Example], hearing: Hearing, options: TrainOptions) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self._model: Any = get_peft_model(loaded.model, LoraConfig(**options.lora()))
         self._loaded, self._examples, self._hearing = loaded, examples, hearing
         self._optimiser = torch.optim.AdamW([p for p in self._model.parameters() if p.requires_grad], lr=1e-4)
+
+    def unload(self) -> None:
+        self._model.unload()
 
     def step(self) -> float:
         clips = [clip for example in self._examples for clip in self._hearing.clips(example.clips[0].sound)]

@@ -137,8 +137,9 @@ def bench(
     model: Model = None,
     random_weights: Annotated[str | None, typer.Option(help="Random weights at these dimensions: 7b.")] = None,
     device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", show_default=False)] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of each clip.")] = 5.0,
-    batch: Annotated[int, typer.Option(min=1, help="Clips of a step.")] = 8,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips of a step. Default: 160 s of audio, 8 to 32.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps measured.")] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")] = False,
 ) -> None:
@@ -147,7 +148,7 @@ def bench(
         from training.bench import measure, table_of
         from training.console import out as shown
 
-        found = measure(settings_of(model=model, device=device), random_weights, seconds, batch, steps)
+        found = measure(settings_of(model=model, device=device, dtype=dtype), random_weights, seconds, batch, steps)
         if as_json:
             print(json.dumps([asdict(one) for one in found], indent=2))
         else:

@@ -34,6 +34,12 @@ class Forward:
         device: torch.device = self.model.lm_head.weight.device
         return device
 
+    def precision(self) -> torch.autocast:
+        """float32 adapters compute in the base's half precision; their gradients and updates stay float32."""
+        dtype = self.model.lm_head.weight.dtype
+        half = dtype != torch.float32
+        return torch.autocast(self.device.type, dtype if half else torch.bfloat16, enabled=half)
+
     def loss(self, examples: Sequence[Example]) -> torch.Tensor:
         """Cross entropy summed over all supervised tokens (nats). Divide it by `supervised` of the whole step."""
         hidden = self.hidden(examples)
@@ -50,8 +56,9 @@ class Forward:
         ids = torch.zeros(len(examples), longest, dtype=torch.long)
         for row, example in enumerate(examples):
             ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        embeds = self.embed(ids.to(self.device), examples)
-        output = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
+        with self.precision():
+            embeds = self.embed(ids.to(self.device), examples)
+            output = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
         last: torch.Tensor = output.last_hidden_state
         return last
 

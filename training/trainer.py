@@ -16,6 +16,7 @@ from training.batches import epoch, micro_batches
 from training.events import Events
 from training.examples import Example
 from training.forward import Forward, supervised
+from training.fused import fused
 from training.options import TrainOptions
 from training.workers import Workers
 
@@ -95,14 +96,18 @@ class Trainer:
         """
         if self._checkpoint.is_file():
             self._resume()
+        with fused(self._forward.device):
+            self._all_steps()
+        self._adapted.restore(self._best)
+        return self.progress
+
+    def _all_steps(self) -> None:
         began, first = time.monotonic(), self.progress.step
         while self.progress.step < self.steps and not self.progress.stopped:
             if self._workers.add(self.cancelled):
                 self._save()
                 raise Cancelled(self.cancelled)
             self._one(began, first)
-        self._adapted.restore(self._best)
-        return self.progress
 
     def _one(self, began: float, first: int) -> None:
         """One step, what it tells, and an evaluation at the end of each epoch and of the run."""

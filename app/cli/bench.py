@@ -10,6 +10,7 @@ from rich.table import Table
 
 from app.cli.options import Device, Dtype, Json, Model, settings_with
 from app.cli.output import err, out, print_json, reported
+from app.cli.training import become
 
 if TYPE_CHECKING:
     from app.bench.measure import Result
@@ -33,12 +34,16 @@ def bench(
     only: Annotated[
         str | None, typer.Option(help="Cases as requests x adapters, such as 1x0,8x8,32x8. Default: all.")
     ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Decode rate and time to first token of transformers, PEFT and Overtone on the same weights.
 
     Answers have a fixed length, greedy; every request hears a clip of its own.
     """
+    if train:
+        told = {"model": model, "random-weights": random_weights, "device": device, "dtype": dtype, "seconds": seconds}
+        become("bench", [f"--{name}={value}" for name, value in told.items() if value] + ["--json"] * as_json)
     with reported(as_json):
         settings = settings_with(model=model, device=device, dtype=dtype)
         results, title = _run(settings, random_weights, _cases(only, seconds), new_tokens, repeats)

@@ -10,19 +10,19 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 def train(context: typer.Context) -> None:
     """Train an adapter from recordings (see overtone train --help)."""
-    _become("train", context.args)
+    become("train", context.args)
 
 
 def compare_methods(context: typer.Context) -> None:
     """Run LoRA, projector and head on the same data and compare them."""
-    _become("compare-methods", context.args)
+    become("compare-methods", context.args)
 
 
 def sample_data(context: typer.Context) -> None:
     """Write a small data set to try training on."""
-    _become("sample-data", context.args)
+    become("sample-data", context.args)
 
 
-def _become(command: str, arguments: list[str]) -> None:
-    """Serving never imports training, which has needs of its own."""
+def become(command: str, arguments: list[str]) -> None:
+    """Run `python -m training` in this process's place: serving never imports training, which has needs of its own."""
     os.execv(sys.executable, [sys.executable, "-m", "training", command, *arguments])

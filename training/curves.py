@@ -6,7 +6,7 @@ from pathlib import Path
 Points = Sequence[tuple[float, float]]  # epoch or step, loss
 
 
-def draw_curves(file: Path, runs: Mapping[str, tuple[Points, Points]], axis: str = "step") -> None:
+def draw_curves(file: Path, runs: Mapping[str, tuple[Points, Points]]) -> None:
     """Write a PNG with one panel a run: training loss (thin), its running mean, held-out loss (dots)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -22,7 +22,8 @@ def draw_curves(file: Path, runs: Mapping[str, tuple[Points, Points]], axis: str
             panel.plot(
                 *zip(*held_out, strict=True), "o-", color="#d1602b", linewidth=1.4, markersize=4, label="held out"
             )
-        panel.set(title=name, xlabel=axis, ylabel="loss (nats per token)" if axis == "step" else "loss")
+        by_epoch = len(train) == len(held_out)  # as heads tell them
+        panel.set(title=name, xlabel="epoch" if by_epoch else "step", ylabel="cross entropy (nats)")
         panel.grid(alpha=0.25)
         panel.legend(frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -134,9 +134,7 @@ class Run:
         return tower_embedding(self.hearing)
 
     def _publish(self, trained: Trained) -> Adapter:
-        axis = "epoch" if self.options.method == "head" else "step"
-        curves = {self.options.name: (trained.train, trained.held_out)}
-        draw_curves(self.places.work / "curves.png", curves, axis)
+        draw_curves(self.places.work / "curves.png", {self.options.name: (trained.train, trained.held_out)})
         registry = open_registry(self.places.registry, self.loaded.spec, self.settings)
         adapter = publish(registry, trained.folder, self.options, self.data, trained.metrics)
         if self.options.push_to_hub:

@@ -1,12 +1,13 @@
 """The multipart forms of `/generate` and `/compare`: fields, ranges, and what they mean together."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from app.api.fields import SamplingFields
+from app.api.fields import KnownFields
 from app.api.problems import InvalidFields
 from app.engine.request import Sampling, Share
 from app.model.features import Clip
@@ -43,7 +44,7 @@ class Turn(BaseModel):
 _TURNS: TypeAdapter[list[Turn]] = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=200)])
 
 
-class AskForm(SamplingFields):
+class AskForm(KnownFields):
     """What `/generate` and `/compare` have in common."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -67,8 +68,21 @@ class AskForm(SamplingFields):
         '`{"role": "user", "content": "words" or [{"type": "audio", "index": 0}, {"type": "text", "text": "words"}]}`',
     )
     max_new_tokens: int = Field(256, ge=1, description="tokens of the answer at most")
+    temperature: float = Field(0.0, ge=0, le=5, allow_inf_nan=False, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="with a temperature: nucleus; 1 is off")
+    top_k: int = Field(0, ge=0, le=1_000_000, description="with a temperature: the k likeliest; 0 is off")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, allow_inf_nan=False, description="above 1: less repetition")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="default: random, told in the answer")
+    stop: list[str] = Field([], max_length=8, description="repeatable; the answer ends before any of these")
     n: int = Field(1, description="only 1")
     stream: bool = Field(False, description="answer as server-sent events")
+
+    @field_validator("stop")
+    @classmethod
+    def _short_stops(cls, value: list[str]) -> list[str]:
+        if any(not 1 <= len(stop) <= 200 for stop in value):
+            raise ValueError("each stop string has 1 to 200 characters")
+        return value
 
     @field_validator("n")
     @classmethod
@@ -87,7 +101,16 @@ class AskForm(SamplingFields):
 
     def sampling(self) -> Sampling:
         """How tokens are chosen, with a seed in any case."""
-        return self.sampled(self.max_new_tokens)
+        seed = secrets.randbits(31) if self.seed is None else self.seed
+        return Sampling(
+            self.max_new_tokens,
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            self.repetition_penalty,
+            seed,
+            tuple(self.stop),
+        )
 
     def turns(self) -> list[Turn] | None:
         """`messages`, checked. Raises InvalidFields."""

@@ -1,4 +1,4 @@
-"""The one mapping of errors to HTTP: RFC 9457 `application/problem+json`, and OpenAI's shape under `/v1/`.
+"""The one mapping of errors to HTTP: RFC 9457 `application/problem+json`.
 
 `type` and `code` are stable, `detail` says what to do, `instance` is the request's id (also in the
 `X-Request-Id` header, and in the server's log for status 500).
@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.openai.errors import error_body, is_openai, status_of
 from app.errors import AdapterRejected, BadRequest, OvertoneError, QueueFull, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -58,25 +57,19 @@ def problem_of(error: OvertoneError, request_id: str | None = None) -> Problem:
         code=error.code,
         instance=request_id,
         problems=error.problems if isinstance(error, AdapterRejected) else None,
-        fields=_fields_of(error),
+        fields=error.fields if isinstance(error, InvalidFields) else None,
     )
 
 
-def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> ProblemResponse:
     """The answer to a request that met ``error``."""
     extra = dict(headers or {})
     if isinstance(error, QueueFull):
         extra["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
-    if is_openai(scope):
-        return JSONResponse(error_body(error, _fields_of(error)).model_dump(), status_of(error), extra)
     body = problem_of(error, scope.get("state", {}).get("request_id"))
     return ProblemResponse(body.model_dump(exclude_none=True), error.status, extra)
-
-
-def _fields_of(error: OvertoneError) -> list[str] | None:
-    return error.fields if isinstance(error, InvalidFields) else None
 
 
 def invalid_fields(error: ValidationError) -> InvalidFields:
@@ -132,12 +125,12 @@ class Faults:
             await problem_response(error, scope)(scope, receive, send)
 
 
-async def _domain_error(request: Request, error: Exception) -> JSONResponse:
+async def _domain_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, OvertoneError)
     return problem_response(error, request.scope)
 
 
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
     """All wrong fields in one sentence each."""
     assert isinstance(error, RequestValidationError)
     lines, fields = [], []
@@ -160,7 +153,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     return f"{words[:1].lower()}{words[1:]}{sent}."
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     """What the framework refuses itself: unknown routes and methods, bodies that cannot be parsed."""
     assert isinstance(error, HTTPException)
     told = OvertoneError(f"{error.detail}.")

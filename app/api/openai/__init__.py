@@ -1,1 +1,0 @@
-"""OpenAI's HTTP shapes over the same service: `/v1/…`."""

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from app.audio import Limits, Receipt, decode
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
 from app.engine.heads import Heads
+from app.engine.limits import EngineLimits
 from app.engine.memory import plan_memory
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.errors import BadRequest
@@ -58,9 +59,10 @@ class Service:
             settings.adapters, loaded.spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
         )
         registry.open()
-        memory = plan_memory(loaded, settings.kv_gb)
+        limits = _limits(settings)
+        memory = plan_memory(loaded, settings.kv_gb, limits)
         log.info("%s on %s: %s", loaded.spec.name, loaded.device, memory)
-        engine = Engine(loaded, registry, _limits(settings), memory)
+        engine = Engine(loaded, registry, limits, memory)
         engine.start()
         return cls(settings, loaded, registry, engine)
 
@@ -218,4 +220,5 @@ def _limits(settings: Settings) -> EngineLimits:
         max_context=settings.max_context,
         host_cache_bytes=settings.host_cache_mb << 20,
         encoder_cache_bytes=settings.encoder_cache_mb << 20,
+        decoder=settings.decoder,
     )

@@ -120,13 +120,17 @@ class Listened:
 
 
 class Sequence:
-    """A request on its way: its tokens, how many of them the KV cache holds, and its pages."""
+    """A request on its way: its tokens, how many of them the KV cache holds, and its pages.
+
+    ``flying``: tokens that a queued step has drawn and that are not known here yet; they count everywhere.
+    """
 
     def __init__(self, request: Request, stream: TextStream, now: float) -> None:
         self.request = request
         self.stream = stream
         self.tokens: list[int] = list(request.prompt)
         self.computed = 0
+        self.flying = 0
         self.pages: list[int] = []
         self.slots_held = False
         self.cancelled = False
@@ -145,9 +149,22 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def length(self) -> int:
+        """All tokens, those under way included."""
+        return len(self.tokens) + self.flying
+
+    @property
     def pending(self) -> int:
         """Tokens not yet in the KV cache: 1 while decoding, more while prefilling."""
-        return len(self.tokens) - self.computed
+        return self.length - self.computed
+
+    @property
+    def steppable(self) -> bool:
+        """False while a step would be one too many, or would need a token that is not known yet."""
+        if not self.flying:
+            return True
+        needs_tokens = self.alone or self.request.sampling.repetition_penalty != 1.0
+        return not needs_tokens and self.length < self.request.longest
 
     def final_timings(self, now: float) -> Timings:
         """All timings at the sequence's end, in ms."""

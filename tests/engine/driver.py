@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
+from app.engine.limits import EngineLimits
 from app.engine.memory import PAGE_SIZE, MemoryPlan
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.errors import OvertoneError

@@ -11,9 +11,14 @@ from transformers import (
 )
 
 from app.engine.request import Sampling
-from app.engine.sampler import choose
+from app.engine.sampler import choose as choose_on_device
 
 VOCABULARY = 50
+
+
+def choose(logits, samplings, seen):
+    ids = choose_on_device(logits, samplings, seen, [len(tokens) for tokens in seen]).tolist()
+    return [None if token < 0 else token for token in ids]
 
 
 def logits(seed: int = 0) -> torch.Tensor:

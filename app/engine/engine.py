@@ -22,6 +22,7 @@ from app.engine.pages import PagePool
 from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
 from app.engine.residency import Residency
 from app.engine.runner import Runner
+from app.engine.sampler import Choice
 from app.engine.scheduler import Chunk, Claim, Scheduler
 from app.engine.slots import SlotTable
 from app.engine.stats import EngineStats
@@ -231,47 +232,52 @@ class Engine:
         """One step for all; a chunk that makes it fail is found by stepping each alone."""
         begun = time.monotonic()
         try:
-            tokens = self.runner.step(chunks)
+            choices = self.runner.step(chunks)
         except Exception:
             log.exception("a step of %d sequences failed; stepping each alone", len(chunks))
             self._step_each(chunks)
         else:
-            self._accept(chunks, tokens)
+            self._accept(chunks, choices)
         self.stats.step(len(chunks), time.monotonic() - begun)
 
     def _step_each(self, chunks: list[Chunk]) -> None:
         """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
         for chunk in chunks:
             try:
-                tokens = self.runner.step([chunk])
+                choices = self.runner.step([chunk])
             except Exception:
                 log.exception("request %s failed", chunk.sequence.request.id)
                 self._fail(chunk.sequence, EngineFault("This request failed inside the model; others go on."))
             else:
-                self._accept([chunk], tokens)
+                self._accept([chunk], choices)
 
-    def _accept(self, chunks: list[Chunk], tokens: list[int | None]) -> None:
+    def _accept(self, chunks: list[Chunk], choices: list[Choice | None]) -> None:
         """Count what was computed and hand each sequence its next token."""
         finals = [chunk.final for chunk in chunks]
         for chunk in chunks:
             chunk.sequence.computed += chunk.tokens
         ended = (chunk.sequence for chunk, final in zip(chunks, finals, strict=True) if final)
-        for sequence, token in zip(ended, tokens, strict=True):
-            if token is None:
-                self._fail(sequence, EngineFault("The model's output was not finite (NaN or overflow)."))
+        for sequence, choice in zip(ended, choices, strict=True):
+            if choice is None:
+                grammar = sequence.request.grammar
+                error = grammar.error if grammar else None
+                self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
             else:
-                self._take_token(sequence, token)
+                self._take_token(sequence, choice)
 
-    def _take_token(self, sequence: Sequence, token: int) -> None:
+    def _take_token(self, sequence: Sequence, choice: Choice) -> None:
         now, sampling = time.monotonic(), sequence.request.sampling
+        token, grammar = choice.token, sequence.request.grammar
         if sequence.first_token is None:
             sequence.first_token = now
         sequence.tokens.append(token)
         if token in self._prompt.eos_ids and not sampling.ignore_eos:
             return self._finish(sequence, "stop")
         self.stats.generated_tokens += 1
-        _emit(sequence, Token(token, sequence.stream.push(token)))
-        if sequence.stream.stopped:
+        if grammar:
+            grammar.accept(token)
+        _emit(sequence, Token(token, sequence.stream.push(token), choice.logprobs))
+        if sequence.stream.stopped or (grammar and grammar.finished):
             self._finish(sequence, "stop")
         elif sequence.new_tokens >= sampling.max_new_tokens:
             self._finish(sequence, "length")

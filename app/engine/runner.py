@@ -13,7 +13,7 @@ from app.engine.encoder import AudioEncoder
 from app.engine.kv_cache import ATTENTION, PagedCache, register
 from app.engine.lora import AdapterBank, HostAdapter, MultiLoRALinear
 from app.engine.request import Sequence as EngineSequence
-from app.engine.sampler import choose
+from app.engine.sampler import Choice, choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.model.base import LoadedModel
@@ -58,15 +58,23 @@ class Runner:
         self._audio.pop(sequence.request.id, None)
         self.alone.forget(sequence)
 
-    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
+    def step(self, chunks: Sequence[Chunk]) -> list[Choice | None]:
         """Compute the chunks; the next token of each final one, in order.
 
-        None stands for a row whose logits are not finite: that sequence is lost, its neighbours are not.
+        None stands for a row that `choose` finds nothing in: that sequence is lost, its neighbours are not.
         """
         final = [chunk.sequence for chunk in chunks if chunk.final]
         with self._fitting_threads(sum(chunk.tokens for chunk in chunks)):
             logits = self._logits(chunks)
-            return choose(logits, [s.request.sampling for s in final], [s.tokens for s in final]) if final else []
+            if not final:
+                return []
+            requests = [sequence.request for sequence in final]
+            return choose(
+                logits,
+                [request.sampling for request in requests],
+                [sequence.tokens for sequence in final],
+                [request.grammar for request in requests],
+            )
 
     def moments(self, clip: Clip) -> Moments:
         """What classification heads hear of a clip: the base's own tower, whatever adapters are resident."""

@@ -10,10 +10,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from app.engine import sampler
 from app.engine.request import Sampling
-from app.engine.sampler import choose
 
 VOCABULARY = 50
+
+
+def choose(logits, samplings, seen, grammars=None):
+    """Token ids alone."""
+    chosen = sampler.choose(logits, samplings, seen, grammars or [None] * len(seen))
+    return [choice and choice.token for choice in chosen]
 
 
 def logits(seed: int = 0) -> torch.Tensor:

@@ -41,7 +41,7 @@ def matcher_of(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LL
 
 def reason(error: str) -> str:
     """What llguidance says, fit for a sentence."""
-    return error.removesuffix("<non-verbose/>").strip().partition("\n")[0][:300]
+    return " ".join(error.removesuffix("<non-verbose/>").split())[:300]
 
 
 def refuse_hostile(schema: str) -> None:

@@ -5,13 +5,13 @@ All windows are asked at once and share a batch; their texts are joined in order
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from app.api.forms import Text
 from app.api.generate import CLIENT_CLOSED_REQUEST
@@ -20,6 +20,15 @@ from app.api.openai.errors import documented, error_body
 from app.api.openai.fields import Neutral, OpenAIFields
 from app.api.openai.models import shares_of
 from app.api.openai.requests import ModelName, Seed, Temperature, seed_or_random
+from app.api.openai.transcripts import (
+    DurationUsage,
+    Joined,
+    Segment,
+    Transcription,
+    VerboseTranscription,
+    join,
+    usage_of,
+)
 from app.api.problems import InvalidFields
 from app.api.sse import DONE, event_stream, message
 from app.api.state import Ready, RequestDesk, State
@@ -72,62 +81,6 @@ class TranscriptionForm(OpenAIFields):
     @property
     def with_segments(self) -> bool:
         return self.response_format == "verbose_json"
-
-
-class InputDetails(BaseModel):
-    """What the input tokens are."""
-
-    text_tokens: int
-    audio_tokens: int
-
-
-class TokenUsage(BaseModel):
-    """Tokens of all windows together."""
-
-    type: Literal["tokens"] = "tokens"
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-    input_token_details: InputDetails
-
-
-class Transcription(BaseModel):
-    """`json`."""
-
-    text: str
-    usage: TokenUsage
-
-
-class DurationUsage(BaseModel):
-    """Seconds heard."""
-
-    type: Literal["duration"] = "duration"
-    seconds: float
-
-
-class Segment(BaseModel):
-    """One window. What Whisper alone can tell (`no_speech_prob`) is not there."""
-
-    id: int
-    seek: int = Field(description="start in hundredths of a second")
-    start: float
-    end: float
-    text: str
-    tokens: list[int]
-    temperature: float
-    avg_logprob: float = Field(description="mean over the tokens; 0 where there is none")
-    compression_ratio: float = Field(description="above 2.4 the text probably repeats itself")
-
-
-class VerboseTranscription(BaseModel):
-    """`verbose_json`. The language is not detected."""
-
-    task: Literal["transcribe"] = "transcribe"
-    language: Literal["unknown"] = "unknown"
-    duration: float
-    text: str
-    segments: list[Segment]
-    usage: DurationUsage
 
 
 @dataclass(frozen=True)
@@ -188,16 +141,11 @@ async def create_transcription(
     if form.response_format == "text":
         return PlainTextResponse(f"{text}\n")
     if form.response_format == "json":
-        return JSONResponse(Transcription(text=text, usage=_usage([done for _, done in said])).model_dump())
+        return JSONResponse(Transcription(text=text, usage=usage_of([done for _, done in said])).model_dump())
     segments = [_segment(form, number, *pair) for number, pair in enumerate(zip(windows, said, strict=True))]
     usage = DurationUsage(seconds=heard.seconds)
     verbose = VerboseTranscription(duration=heard.seconds, text=text, segments=segments, usage=usage)
     return JSONResponse(verbose.model_dump())
-
-
-def join(texts: Iterable[str]) -> str:
-    """The texts of consecutive windows as one."""
-    return " ".join(text.strip() for text in texts if text.strip())
 
 
 def _question(
@@ -227,16 +175,6 @@ def _segment(form: TranscriptionForm, number: int, window: Window, said: Said) -
     )
 
 
-def _usage(ends: Sequence[Done]) -> TokenUsage:
-    prompt, audio, output = (
-        sum(getattr(done, name) for done in ends) for name in ("prompt_tokens", "audio_tokens", "completion_tokens")
-    )
-    details = InputDetails(text_tokens=prompt - audio, audio_tokens=audio)
-    return TokenUsage(
-        input_tokens=prompt, output_tokens=output, total_tokens=prompt + output, input_token_details=details
-    )
-
-
 async def _events(windows: Sequence[Window]) -> AsyncIterator[str]:
     """The windows in order; the later ones are on their way meanwhile. Deltas join to the text of `done`."""
     ends: list[Done] = []
@@ -249,35 +187,9 @@ async def _events(windows: Sequence[Window]) -> AsyncIterator[str]:
                     ends.append(said)
                 elif delta := joined.push(said.text):
                     yield message({"type": "transcript.text.delta", "delta": delta})
-        usage = _usage(ends).model_dump()
+        usage = usage_of(ends).model_dump()
         text = join(done.text for done in ends)
         yield message({"type": "transcript.text.done", "text": text, "usage": usage})
     except OvertoneError as error:
         yield message(error_body(error))
     yield DONE
-
-
-class Joined:
-    """`join` piece by piece: white space is held back until something follows it in its window."""
-
-    def __init__(self) -> None:
-        self._pending = ""
-        self._said = False
-        self._fresh = True
-
-    def next_window(self) -> None:
-        self._pending, self._fresh = "", True
-
-    def push(self, piece: str) -> str:
-        """Take a piece of the window's text; what can be said of it now."""
-        whole = self._pending + piece
-        if self._fresh:
-            whole = whole.lstrip()
-        words = whole.rstrip()
-        self._pending = whole[len(words) :]
-        if not words:
-            return ""
-        if self._fresh and self._said:
-            words = f" {words}"
-        self._fresh, self._said = False, True
-        return words

@@ -9,8 +9,11 @@ import numpy as np
 import openai as sdk
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 
+from app.api.openai.transcripts import Joined, join
 from tests.api.openai.conftest import BASE, COMMAND, HUMAN, Live
 
 PROMPT = "Please transcribe the audio, all of it."
@@ -27,6 +30,15 @@ def flac(samples: np.ndarray) -> bytes:
 def long() -> np.ndarray:
     """A few windows of the encoder."""
     return np.concatenate([soundfile.read(HUMAN / f"{name}.flac", dtype="float32")[0] for name in CLIPS])
+
+
+@given(st.lists(st.lists(st.text(" a\n", max_size=3), max_size=4), max_size=4))
+def test_pieces_join_as_whole_texts_do(windows: list[list[str]]) -> None:
+    joined, said = Joined(), ""
+    for pieces in windows:
+        joined.next_window()
+        said += "".join(joined.push(piece) for piece in pieces)
+    assert said == join("".join(pieces) for pieces in windows)
 
 
 def test_formats(openai: OpenAI, plain: httpx.Client) -> None:

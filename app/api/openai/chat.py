@@ -18,7 +18,7 @@ from app.api.sse import DONE, event_stream, message
 from app.api.state import AppState, Ready, RequestDesk, State
 from app.api.tickets import Disconnected, Question, Ticket, unless_gone
 from app.engine.request import Token
-from app.errors import OvertoneError
+from app.errors import OvertoneError, QueueFull
 from app.model.grammar import JsonGrammar
 from app.service import Service
 
@@ -73,11 +73,14 @@ async def create_chat_completion(
 
 
 async def _grammar(state: AppState, service: Service, body: ChatRequest) -> JsonGrammar | None:
-    """Compiled on a worker thread: work for a processor, like decoding, and bounded with it."""
+    """Compiled on a worker thread. Raises BadRequest for a schema that cannot be followed, or QueueFull."""
     schema = body.answer_schema
     if schema is None:
         return None
-    return await to_thread.run_sync(service.grammars.of, schema, limiter=state.ears)
+    waiting = state.compilers.statistics().tasks_waiting
+    if waiting >= state.settings.max_queue:
+        raise QueueFull(f"{waiting} JSON schemas wait to be compiled already; try again shortly.")
+    return await to_thread.run_sync(service.grammars.of, schema, limiter=state.compilers)
 
 
 async def _chunks(ticket: Ticket, written: Written, counted: bool) -> AsyncIterator[str]:

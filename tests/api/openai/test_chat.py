@@ -1,10 +1,12 @@
 """Chat completions through the official client, sync, async and streaming."""
 
 import asyncio
+import time
 from base64 import b64encode
 from typing import Any
 
 import httpx
+import openai as sdk
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
@@ -171,3 +173,24 @@ async def test_many_at_once_say_what_each_says_alone(async_openai: AsyncOpenAI) 
     alone = [await whole(model) for model in models[:4]] * 3
     together = await asyncio.gather(*((streamed if index % 2 else whole)(m) for index, m in enumerate(models)))
     assert together == alone
+
+
+def test_a_client_that_leaves_ends_its_work(openai: OpenAI, plain: httpx.Client, live: Live) -> None:
+    endless: Any = {"model": BASE, "messages": GREETING, "temperature": 5, "max_tokens": 1900}
+
+    def until_running(wanted: int) -> None:
+        limit = time.monotonic() + 20
+        while plain.get("/ready").json()["running"] != wanted:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+    stream = openai.chat.completions.create(**endless, stream=True)
+    next(iter(stream))
+    until_running(1)
+    stream.close()
+    until_running(0)
+    with pytest.raises(sdk.APITimeoutError):
+        openai.with_options(timeout=0.3).chat.completions.create(**endless)
+    until_running(0)
+    pool = live.service.engine.scheduler.pool
+    assert pool.free == pool.pages

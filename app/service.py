@@ -14,6 +14,7 @@ import torch
 
 from app.audio import Limits, Receipt, decode
 from app.engine.engine import Engine
+from app.engine.grammar import Grammar
 from app.engine.heads import Heads
 from app.engine.limits import EngineLimits
 from app.engine.memory import plan_memory
@@ -21,6 +22,7 @@ from app.engine.request import Done, Event, Failed, Request, Sampling, Share, To
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load, pick_device, pick_dtype
 from app.model.features import Clip, FeatureExtractor
+from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
 from app.registry.registry import Adapter, Registry
 from app.settings import Settings
@@ -40,6 +42,8 @@ class Service:
         self.engine = engine
         self.features = FeatureExtractor(loaded.processor, settings.long_audio)
         self.prompts = PromptRenderer(loaded.processor)
+        vocabulary = loaded.model.config.get_text_config().vocab_size
+        self.grammars = Grammars(loaded.processor, vocabulary, self.prompts.eos_ids)
         self.heads = Heads(registry)
         self.active: str | None = None
         self.fingerprint = engine.fingerprint().result()
@@ -121,11 +125,19 @@ class Service:
         sampling: Sampling,
         emit: Callable[[Event], None],
         deadline: float = float("inf"),
+        grammar: Grammar | None = None,
+        fit: bool = False,
     ) -> Request:
-        """Render a conversation into a request for the engine. Raises BadRequest for reserved tokens."""
+        """Render a conversation into a request for the engine; ``fit`` shortens the answer to the room there is.
+
+        Raises BadRequest for reserved tokens.
+        """
         prompt = self.prompts.render(messages)
         clips = tuple(part for message in messages for part in message.parts if isinstance(part, Clip))
-        return Request(tuple(prompt), clips, shares, sampling, emit, deadline)
+        if fit:
+            room = max(1, self.engine.room - len(prompt))
+            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        return Request(tuple(prompt), clips, shares, sampling, emit, deadline, grammar)
 
     def stream(
         self, messages: Sequence[Message], shares: tuple[Share, ...] = (), sampling: Sampling | None = None

@@ -23,7 +23,7 @@ from app.engine.pages import PagePool
 from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
 from app.engine.residency import Residency
 from app.engine.runner import Runner
-from app.engine.sampler import Drawn
+from app.engine.sampler import Choice, Drawn
 from app.engine.scheduler import Chunk, Claim, Scheduler
 from app.engine.slots import SlotTable
 from app.engine.stats import EngineStats
@@ -258,24 +258,29 @@ class Engine:
             sequences, drawn = self._flights.popleft()
             for sequence in sequences:
                 sequence.flying -= 1
-            for sequence, token in zip(sequences, drawn.result(), strict=True):
+            for sequence, choice in zip(sequences, drawn.result(), strict=True):
                 if sequence.request.id not in self._sequences:
                     continue  # ended after the step was queued
-                if token is None:
-                    self._fail(sequence, EngineFault("The model's output was not finite (NaN or overflow)."))
+                if choice is None:
+                    grammar = sequence.request.grammar
+                    error = grammar.error if grammar else None
+                    self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
                 else:
-                    self._take_token(sequence, token)
+                    self._take_token(sequence, choice)
 
-    def _take_token(self, sequence: Sequence, token: int) -> None:
+    def _take_token(self, sequence: Sequence, choice: Choice) -> None:
         now, sampling = time.monotonic(), sequence.request.sampling
+        token, grammar = choice.token, sequence.request.grammar
         if sequence.first_token is None:
             sequence.first_token = now
         sequence.tokens.append(token)
         if token in self._prompt.eos_ids and not sampling.ignore_eos:
             return self._finish(sequence, "stop")
         self.stats.generated_tokens += 1
-        _emit(sequence, Token(token, sequence.stream.push(token)))
-        if sequence.stream.stopped:
+        if grammar:
+            grammar.accept(token)
+        _emit(sequence, Token(token, sequence.stream.push(token), choice.logprobs))
+        if sequence.stream.stopped or (grammar and grammar.finished):
             self._finish(sequence, "stop")
         elif sequence.new_tokens >= sampling.max_new_tokens:
             self._finish(sequence, "length")

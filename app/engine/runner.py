@@ -14,7 +14,7 @@ from app.engine.limits import EngineLimits
 from app.engine.lora import AdapterBank, HostAdapter
 from app.engine.memory import MemoryPlan, fused_available
 from app.engine.request import Sequence as EngineSequence
-from app.engine.sampler import Drawn, draw
+from app.engine.sampler import Drawn, choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.model.base import LoadedModel
@@ -78,7 +78,13 @@ class Runner:
         final = [chunk.sequence for chunk in chunks if chunk.final]
         with self._fitting_threads(sum(chunk.tokens for chunk in chunks)):
             logits = self._logits(chunks)
-            drawn = draw(logits, final)
+            drawn = choose(
+                logits,
+                [sequence.request.sampling for sequence in final],
+                [sequence.tokens for sequence in final],
+                [sequence.request.grammar for sequence in final],
+                [sequence.length for sequence in final],
+            )
             self.decoder.keep(final, drawn.ids)
             return drawn
 

@@ -1,67 +1,108 @@
 """From logits to tokens. Randomness is one uniform number a token, drawn from (seed, position) alone."""
 
 import random
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from app.engine.request import Sampling, Sequence
+from app.engine.grammar import Grammar
+from app.engine.request import Logprobs, Sampling
 
-_LOST = -1  # stands for the token of a row that is not finite
+_LOST = -1  # stands for the token of a row in which there is nothing to choose
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next token of a row, with log probabilities where they were asked for."""
+
+    token: int
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Tokens of a step, possibly still being computed: ``ids`` [rows] on the device, ``host`` on its way here."""
+    """The tokens of a step, possibly still being computed.
+
+    ``ids`` [rows] on the device; ``host``, the same, and ``told``, (chosen, values, ids) of the rows that asked
+    for log probabilities, are on their way here until ``arrived``.
+    """
 
     ids: torch.Tensor
     host: torch.Tensor
-    arrived: "torch.cuda.Event | None"
+    told: Mapping[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    arrived: torch.cuda.Event | None
 
-    def result(self) -> list[int | None]:
-        """One token a row, waiting for it; None where the logits held NaN or infinity."""
+    def result(self) -> list[Choice | None]:
+        """One choice a row, waiting for it; None where a row was not finite, or its grammar at an end."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return [None if token == _LOST else token for token in self.host.tolist()]
-
-
-def draw(logits: torch.Tensor, sequences: Rows[Sequence]) -> Drawn:
-    """The next token of each sequence from its row of ``logits`` [rows, vocabulary]. Does not wait for the device."""
-    ids = choose(
-        logits, [s.request.sampling for s in sequences], [s.tokens for s in sequences], [s.length for s in sequences]
-    )
-    if not ids.is_cuda:
-        return Drawn(ids, ids, None)
-    host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-    host.copy_(ids, non_blocking=True)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
-    return Drawn(ids, host, arrived)
+        told = {
+            row: Logprobs(float(chosen), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+            for row, (chosen, values, ids) in self.told.items()
+        }
+        return [
+            None if token == _LOST else Choice(token, told.get(row)) for row, token in enumerate(self.host.tolist())
+        ]
 
 
 def choose(
-    logits: torch.Tensor, samplings: Rows[Sampling], seen: Rows[Rows[int]], positions: Rows[int]
-) -> torch.Tensor:
-    """One token a row of ``logits`` [rows, vocabulary], on their device; `_LOST` where a row is not finite.
+    logits: torch.Tensor,
+    samplings: Sequence[Sampling],
+    seen: Sequence[Sequence[int]],
+    grammars: Sequence[Grammar | None],
+    positions: Sequence[int],
+) -> Drawn:
+    """One token a row of ``logits`` [rows, vocabulary], without waiting for the device.
 
-    ``seen``: prompt and answer so far of each row, for the repetition penalty. ``positions``: of the new tokens.
-    The order is transformers': repetition penalty, temperature, top-k, top-p.
+    ``seen``: prompt and answer so far, for the repetition penalty. ``positions``: of the new tokens.
+    The order is transformers': grammar, repetition penalty, temperature, top-k, top-p. Log probabilities are
+    the model's own, before all of them, as in vLLM.
     """
-    finite = torch.isfinite(logits).all(-1)
-    if any(sampling.repetition_penalty != 1.0 for sampling in samplings):
+    usable = torch.isfinite(logits).all(-1)
+    raw = {row: logits[row].float().log_softmax(-1) for row, each in enumerate(samplings) if each.logprobs is not None}
+    if any(grammars) or any(sampling.repetition_penalty != 1.0 for sampling in samplings):
         logits = logits.float().clone()
-        for row, (sampling, tokens) in enumerate(zip(samplings, seen, strict=True)):
-            if sampling.repetition_penalty != 1.0:
-                _penalise(logits[row], tokens, sampling.repetition_penalty)
+    for row, (sampling, tokens, grammar) in enumerate(zip(samplings, seen, grammars, strict=True)):
+        if grammar and not _constrain(logits[row], grammar):
+            usable[row] = False
+        if sampling.repetition_penalty != 1.0:
+            _penalise(logits[row], tokens, sampling.repetition_penalty)
     ids = logits.argmax(-1)
     for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
         if not sampling.greedy:
             ids[row] = _draw(logits[row].float(), sampling, position)
-    return torch.where(finite, ids, _LOST)
+    told = {}
+    for row, chances in raw.items():
+        values, likeliest = chances.topk(min(samplings[row].logprobs or 0, len(chances)))
+        told[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(likeliest))
+    ids = torch.where(usable, ids, _LOST)
+    host = _fetch(ids)
+    arrived = torch.cuda.Event() if ids.is_cuda else None  # type: ignore[no-untyped-call]
+    if arrived is not None:
+        arrived.record()
+    return Drawn(ids, host, told, arrived)
 
 
-def _penalise(logits: torch.Tensor, tokens: Rows[int], penalty: float) -> None:
+def _fetch(values: torch.Tensor) -> torch.Tensor:
+    """A copy on the host, under way when this returns."""
+    if not values.is_cuda:
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
+def _constrain(logits: torch.Tensor, grammar: Grammar) -> bool:
+    """Leave of one row [vocabulary] what may come next, in place; False when nothing may."""
+    words = np.zeros(-(-len(logits) // 32), np.int32)
+    grammar.fill(words)
+    allowed = np.unpackbits(words.view(np.uint8), count=len(logits), bitorder="little").view(np.bool_)
+    logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
+    return bool(allowed.any())
+
+
+def _penalise(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> None:
     """Repetition penalty in place (CTRL, Keskar et al., 2019)."""
     index = torch.tensor(sorted(set(tokens)), device=logits.device)
     scores = logits[index]

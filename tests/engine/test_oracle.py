@@ -53,7 +53,7 @@ def test_several_clips_and_text_only(drive, expected):
 
 def test_prompts_in_chunks_and_pages_short(drive, expected):
     """Chunks of 24 tokens, pages for about two requests at a time: preempted ones are computed anew."""
-    driver = drive(step_tokens=24, pages=19)
+    driver = drive(step_tokens=24, pages=14)
     jobs = [Job((("qv", 1.0),), (index % 4,), f"number {index}") for index in range(6)]
     everybody_is_in_line = threading.Event()
     driver.engine.call(everybody_is_in_line.wait)

@@ -111,15 +111,16 @@ def test_a_grammar_at_an_end_loses_its_row_alone():
 def test_logprobs_are_the_models_own():
     sampling = Sampling(temperature=0.3, seed=2, repetition_penalty=1.7, top_k=3, logprobs=4)
     expected = logits(6)[0].log_softmax(-1)
-    (choice,) = sampler.choose(logits(6), [sampling], [[7, 8]], [Some(5, 9)])
+    (choice,) = sampler.choose(logits(6), [sampling], [[7, 8]], [Some(5, 9)], [2]).result()
     assert choice.token in (5, 9)
     assert choice.logprobs.chosen == pytest.approx(float(expected[choice.token]))
     best = expected.sort(descending=True)
     assert [token for token, _ in choice.logprobs.top] == best.indices[:4].tolist()
     assert [value for _, value in choice.logprobs.top] == pytest.approx(best.values[:4].tolist())
-    none = sampler.choose(logits(6), [Sampling(), Sampling(logprobs=0)][:1], [[1]], [None])[0]
+    none = sampler.choose(logits(6), [Sampling(), Sampling(logprobs=0)][:1], [[1]], [None], [1]).result()[0]
     assert none.logprobs is None
-    assert sampler.choose(logits(6), [Sampling(logprobs=0)], [[1]], [None])[0].logprobs.top == ()
+    (bare,) = sampler.choose(logits(6), [Sampling(logprobs=0)], [[1]], [None], [1]).result()
+    assert bare.logprobs.top == ()
 
 
 def test_a_vanishing_temperature_is_greedy():

@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OVERTONE_", env_file=".env", extra="ignore", frozen=True)
 
-    model: str = Field(str(EMBEDDED_MODEL), description="Hub id or local folder of a Qwen2-Audio model")
+    model: str = Field(
+        str(EMBEDDED_MODEL), description="Hub id or local folder of a Qwen2-Audio model; random:7b to try speed"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on CPU"

@@ -12,6 +12,7 @@ import torch
 import triton
 
 from app.engine import kernels
+from app.engine.joined import joined
 from app.engine.kv_cache import PagedCache
 from app.engine.stacks import GROUPS, LoraStacks
 
@@ -50,9 +51,14 @@ class Rows:
 
 
 class FusedModel:
-    """Weights, buffers and the pass. ``rows``: the most rows of a pass; ``batch``: the most that decode."""
+    """Weights, buffers and the pass.
 
-    def __init__(self, model: Any, cache: PagedCache, stacks: LoraStacks, rows: int, batch: int) -> None:
+    ``rows``: the most of a pass; ``batch``: the most that decode; ``positions``: the longest context.
+    """
+
+    def __init__(
+        self, model: Any, cache: PagedCache, stacks: LoraStacks, rows: int, batch: int, positions: int
+    ) -> None:
         config = model.config.get_text_config()
         language_model = model.model.language_model
         self._cache, self.stacks = cache, stacks
@@ -63,7 +69,10 @@ class FusedModel:
         self._layers = [_join(layer) for layer in language_model.layers]
         self._norm = language_model.norm.weight
         self._head = model.lm_head.weight
-        self._frequency = language_model.rotary_emb.inv_freq.float()
+        self._group = _heads_together(self.heads, self.kv_heads)
+        frequency = language_model.rotary_emb.inv_freq.float()
+        angles = torch.arange(positions, device=frequency.device)[:, None] * frequency
+        self._cos, self._sin = angles.cos(), angles.sin()
         device, dtype = cache.keys.device, cache.keys.dtype
 
         def buffer(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
@@ -135,10 +144,12 @@ class FusedModel:
             product(x, weight, out)
         if rows.tiles is None:
             return z
-        shares, start = self.stacks.shares[rows.seats], 0
-        for part, b in zip(torch.split(z, self.stacks.columns, 1), held.b, strict=True):
+        columns, start = self.stacks.columns, 0
+        kernels.weigh[(z.shape[0],)](z, rows.seats, self.stacks.shares, columns, z.shape[1], BLOCK=256, num_warps=2)
+        for place, (part, b) in enumerate(zip(torch.split(z, columns, 1), held.b, strict=True)):
             width = b.shape[2]
-            out[:, start : start + width].addmm_(masked(part, shares), b[index])
+            if place in held.touched:
+                out[:, start : start + width].addmm_(part, b[index])
             start += width
         return None
 
@@ -178,11 +189,11 @@ class FusedModel:
         self, rows: Rows, index: int, bias: torch.Tensor, tables: torch.Tensor, z: torch.Tensor | None
     ) -> None:
         """Bias and rotary embedding; queries to ``_q``, keys and values to their pages."""
-        kernels.rope_write[(rows.seats.shape[0], self.heads + 2 * self.kv_heads)](
-            self._qkv, bias, self._frequency, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
+        kernels.rope_write[(rows.seats.shape[0], (self.heads + 2 * self.kv_heads) // self._group)](
+            self._qkv, bias, self._cos, self._sin, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
             self._cache.values[index], *self._lora("qkv", index, z), tables.shape[1], self.stacks.columns,
-            HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, LORA=z is not None,
-            SHARES=16, num_warps=1,
+            HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, GROUP=self._group,
+            LORA=z is not None, SHARES=8, num_warps=4,
         )  # fmt: skip
 
     def _attend(self, rows: Rows, index: int, tables: torch.Tensor) -> None:
@@ -256,6 +267,11 @@ def masked(z: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     return torch.where(shares != 0, z * shares, 0).to(z.dtype)
 
 
+def _heads_together(heads: int, kv_heads: int) -> int:
+    """How many heads a program takes: a power of two that divides both numbers, 8 at most."""
+    return next(group for group in (8, 4, 2, 1) if heads % group == 0 and kv_heads % group == 0)
+
+
 def _splits(batch: int, heads: int) -> int:
     """Into how many parts the decode attention cuts each context, a power of two."""
     return min(_MOST_SPLITS, int(triton.next_power_of_2(max(1, _PROGRAMS // (batch * heads)))))
@@ -267,17 +283,10 @@ def _join(layer: Any) -> Layer:
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return Layer(
         layer.input_layernorm.weight,
-        _joined([linear.weight for linear in projections]),
+        joined([linear.weight for linear in projections]),
         torch.cat([linear.bias for linear in projections]),
         attention.o_proj.weight,
         layer.post_attention_layernorm.weight,
-        _joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
         mlp.down_proj.weight,
     )
-
-
-def _joined(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
-    whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, view in zip(parameters, torch.split(whole, [p.shape[0] for p in parameters]), strict=True):
-        parameter.data = view
-    return whole

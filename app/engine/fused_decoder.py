@@ -22,7 +22,8 @@ from app.engine.stacks import LoraStacks
 from app.engine.staging import pinned, send
 
 _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-_ROW_STEP = 128  # packed prompt tokens are padded up to a multiple of this, which the products round up to anyway
+_FINE, _ROW_STEP = 64, 128  # packed prompt tokens are padded up to a multiple, the finer up to `_SHORT`
+_SHORT = 512
 _SPARE_TILES = 16  # beyond one for every TILE rows: chunks that end in a part of a tile
 
 
@@ -38,7 +39,7 @@ class FusedDecoder:
         self._most_rows = -(-max(limits.step_tokens, max_batch) // _ROW_STEP) * _ROW_STEP
         seats = max_batch + 1
         self.stacks = LoraStacks(model, seats, device, dtype)
-        self._model = FusedModel(model, cache, self.stacks, self._most_rows, max_batch)
+        self._model = FusedModel(model, cache, self.stacks, self._most_rows, max_batch, limits.max_context)
         self._embeddings: torch.Tensor = model.model.language_model.embed_tokens.weight
         pages = -(-limits.max_context // cache.page_size)
         self._tables = torch.zeros(seats, pages, device=device, dtype=torch.int32)
@@ -53,13 +54,14 @@ class FusedDecoder:
         self._pool: Any = torch.cuda.graph_pool_handle() if self._captures else None
 
     def warm_up(self) -> None:
-        """Compile every kernel and capture every shape, for the base and for adapters on attention projections."""
-        self.stacks.touch("qkv")
+        """Compile every kernel and capture every shape, for the base and for adapters on q_proj and v_proj."""
+        for name in ("self_attn.q_proj", "self_attn.v_proj"):
+            self.stacks.touch(name)
         for lora in (False, True):
             for size in reversed(self._batches):
                 self._blank(size)
                 self._run_decode(size, lora)
-            for rows in range(self._most_rows, 0, -_ROW_STEP):
+            for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True):
                 self._blank(rows)
                 self._run_prefill(rows, self._tile_room(rows), lora)
 
@@ -146,7 +148,7 @@ class FusedDecoder:
     def _prefill(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         """Packed prompt chunks: logits [final chunks, vocabulary]."""
         count = sum(chunk.tokens for chunk in chunks)
-        rows = -(-count // _ROW_STEP) * _ROW_STEP
+        rows = _padded(count)
         inputs = np.zeros((3, rows), dtype=np.int32)
         inputs[2] = -1
         tiles: list[tuple[int, int, int, int]] = []
@@ -207,3 +209,9 @@ class FusedDecoder:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
             self._graphs[key] = graph
+
+
+def _padded(rows: int) -> int:
+    """The captured number of rows that holds so many."""
+    step = _FINE if rows <= _SHORT else _ROW_STEP
+    return -(-rows // step) * step

@@ -62,66 +62,63 @@ def add_norm(
 
 @triton.jit
 def rope_write(
-    qkv_ptr, bias_ptr, frequency_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
+    qkv_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
     z_ptr, bq_ptr, bk_ptr, bv_ptr, shares_ptr, ranges_ptr, table_width, columns,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     LORA: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
+    """Bias, LoRA and rotary embedding of ``GROUP`` heads of a row; queries to q, keys and values to their page."""
     row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * GROUP
     position = tl.load(positions_ptr + row)
     if position < 0:
         return
     seat = tl.load(seats_ptr + row)
     Q: tl.constexpr = HEADS * DIM
     KV: tl.constexpr = KV_HEADS * DIM
+    HALF: tl.constexpr = DIM // 2
     is_query = head < HEADS
     is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
-    half = tl.arange(0, DIM // 2)
-    everywhere = half >= 0
-    source = qkv_ptr + row * (Q + 2 * KV) + head * DIM
-    low_half = tl.load(source + half).to(tl.float32) + tl.load(bias_ptr + head * DIM + half).to(tl.float32)
-    high_half = (
-        tl.load(source + DIM // 2 + half).to(tl.float32)
-        + tl.load(bias_ptr + head * DIM + DIM // 2 + half).to(tl.float32)
-    )  # fmt: skip
+    lane = tl.arange(0, GROUP * HALF)
+    low = lane // HALF * DIM + lane % HALF  # the first half of each head, and the second
+    high = low + HALF
+    everywhere = lane >= 0
+    source = head * DIM
+    x = qkv_ptr + row * (Q + 2 * KV) + source
+    first = tl.load(x + low).to(tl.float32) + tl.load(bias_ptr + source + low).to(tl.float32)
+    second = tl.load(x + high).to(tl.float32) + tl.load(bias_ptr + source + high).to(tl.float32)
     if LORA:
-        first, last = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
-        weights = shares_ptr + seat * columns
-        z_row = z_ptr + row * 3 * columns
+        begin, end = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
+        shares = shares_ptr + seat * columns
+        z = z_ptr + row * 3 * columns
         if is_query:
-            low_half += _expand(z_row, bq_ptr, weights, first, last, head * DIM, Q, half, everywhere, SHARES)
-            high_half += _expand(
-                z_row, bq_ptr, weights, first, last, head * DIM + DIM // 2, Q, half, everywhere, SHARES
-            )
+            first += _expand(z, bq_ptr, shares, begin, end, source, Q, low, everywhere, SHARES)
+            second += _expand(z, bq_ptr, shares, begin, end, source, Q, high, everywhere, SHARES)
         elif is_key:
-            start = (head - HEADS) * DIM
-            z_row += columns
-            low_half += _expand(z_row, bk_ptr, weights, first, last, start, KV, half, everywhere, SHARES)
-            high_half += _expand(z_row, bk_ptr, weights, first, last, start + DIM // 2, KV, half, everywhere, SHARES)
+            first += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, low, everywhere, SHARES)
+            second += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, high, everywhere, SHARES)
         else:
-            start = (head - HEADS - KV_HEADS) * DIM
-            z_row += 2 * columns
-            low_half += _expand(z_row, bv_ptr, weights, first, last, start, KV, half, everywhere, SHARES)
-            high_half += _expand(z_row, bv_ptr, weights, first, last, start + DIM // 2, KV, half, everywhere, SHARES)
+            start = source - Q - KV
+            first += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, low, everywhere, SHARES)
+            second += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, high, everywhere, SHARES)
     kind = qkv_ptr.dtype.element_ty
     # rounded to the model's dtype here, as transformers' own projection is
-    low_half, high_half = low_half.to(kind).to(tl.float32), high_half.to(kind).to(tl.float32)
+    first, second = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
     if head < HEADS + KV_HEADS:
-        angle = position.to(tl.float32) * tl.load(frequency_ptr + half)
-        cos, sin = tl.cos(angle), tl.sin(angle)
-        low_half, high_half = low_half * cos - high_half * sin, high_half * cos + low_half * sin
+        cos = tl.load(cos_ptr + position * HALF + lane % HALF)
+        sin = tl.load(sin_ptr + position * HALF + lane % HALF)
+        first, second = first * cos - second * sin, second * cos + first * sin
     if is_query:
-        target = q_ptr + row * Q + head * DIM
+        target = q_ptr + row * Q + source
     else:
         page = tl.load(tables_ptr + seat.to(tl.int64) * table_width + position // PAGE).to(tl.int64)
-        slot = page * PAGE + position % PAGE
+        slot = (page * PAGE + position % PAGE) * KV
         if is_key:
-            target = k_ptr + slot * KV + (head - HEADS) * DIM
+            target = k_ptr + slot + source - Q
         else:
-            target = v_ptr + slot * KV + (head - HEADS - KV_HEADS) * DIM
-    tl.store(target + half, low_half.to(kind))
-    tl.store(target + DIM // 2 + half, high_half.to(kind))
+            target = v_ptr + slot + source - Q - KV
+    tl.store(target + low, first.to(kind))
+    tl.store(target + high, second.to(kind))
 
 
 @triton.jit
@@ -292,3 +289,39 @@ def skinny(
         total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
     out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
     tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
+
+
+@triton.jit
+def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr):
+    """z [rows, width] times each row's shares [columns], over and over along the row; zero where it has none."""
+    row = tl.program_id(0).to(tl.int64)
+    seat = tl.load(seats_ptr + row).to(tl.int64)
+    for start in range(0, width, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = place < width
+        share = tl.load(shares_ptr + seat * columns + place % columns, mask=inside, other=0.0)
+        z = tl.load(z_ptr + row * width + place, mask=inside & (share != 0.0), other=0.0)
+        tl.store(z_ptr + row * width + place, (z.to(tl.float32) * share).to(z.dtype), mask=inside)
+
+
+@triton.jit
+def add_layer_norm(
+    x_ptr, delta_ptr, weight_ptr, bias_ptr, out_ptr, eps, width, ADD: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """x += delta (with ``ADD``); out = LayerNorm(x)."""
+    row = tl.program_id(0).to(tl.int64)
+    offset = tl.arange(0, BLOCK)
+    inside = offset < width
+    x = tl.load(x_ptr + row * width + offset, mask=inside, other=0.0)
+    if ADD:
+        x = (x.to(tl.float32) + tl.load(delta_ptr + row * width + offset, mask=inside, other=0.0).to(tl.float32)).to(
+            x.dtype
+        )
+        tl.store(x_ptr + row * width + offset, x, mask=inside)
+    wide = x.to(tl.float32)
+    mean = tl.sum(wide, 0) / width
+    centred = tl.where(inside, wide - mean, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+    weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + offset, (centred * scale * weight + bias).to(x.dtype), mask=inside)

@@ -22,7 +22,7 @@ _OLD_PATHS = (
 
 @dataclass(frozen=True)
 class LoraPair:
-    """``a`` [rank, in], ``b`` [out, rank], float32; the layer adds ``scaling * b @ a``."""
+    """``a`` [rank, in], ``b`` [out, rank], in the file's dtype; the layer adds ``scaling * b @ a``."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -62,7 +62,7 @@ def read_weights(folder: Path) -> AdapterWeights:
     tensors = {}
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118, not a mapping
-            tensors[module_path(key)] = file.get_tensor(key).float()
+            tensors[module_path(key)] = file.get_tensor(key)
     lora = {}
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         path = key.removesuffix(".lora_A.weight")

@@ -238,4 +238,5 @@ def _limits(settings: Settings) -> EngineLimits:
         host_cache_bytes=settings.host_cache_mb << 20,
         encoder_cache_bytes=settings.encoder_cache_mb << 20,
         decoder=settings.decoder,
+        weights=settings.weights,
     )

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     decoder: Literal["auto", "fused", "modules"] = Field(
         "auto", description="fused: Triton kernels and CUDA graphs; modules: plain torch; auto: fused on CUDA"
     )
+    weights: Literal["full", "float8"] = Field(
+        "full", description="float8: decoding reads a smaller copy of the weights (CUDA only; takes its memory besides)"
+    )
     max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
     max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
     step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")

@@ -39,7 +39,9 @@ class FusedDecoder:
         self._most_rows = -(-max(limits.step_tokens, max_batch) // _ROW_STEP) * _ROW_STEP
         seats = max_batch + 1
         self.stacks = LoraStacks(model, seats, device, dtype)
-        self._model = FusedModel(model, cache, self.stacks, self._most_rows, max_batch, limits.max_context)
+        self._model = FusedModel(
+            model, cache, self.stacks, self._most_rows, max_batch, limits.max_context, limits.weights == "float8"
+        )
         self._embeddings: torch.Tensor = model.model.language_model.embed_tokens.weight
         pages = -(-limits.max_context // cache.page_size)
         self._tables = torch.zeros(seats, pages, device=device, dtype=torch.int32)

@@ -146,8 +146,8 @@ def attend_decode(
     for start in tl.range(low, high, BLOCK, num_stages=STAGES):
         token = start + lane
         valid = token < high
-        page = tl.load(table + token // PAGE, mask=valid, other=0).to(tl.int64)
-        place = ((page * PAGE + token % PAGE) * KV_HEADS + kv_head) * DIM
+        page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
+        place = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
         key = tl.load(k_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
         value = tl.load(v_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
         score = tl.where(valid, tl.sum(key.to(tl.float32) * query[None, :], 1), -float("inf"))
@@ -209,8 +209,8 @@ def attend_prefill(
     for start in tl.range(0, end, BLOCK, num_stages=STAGES):
         token = start + lane
         valid = token < end
-        page = tl.load(table + token // PAGE, mask=valid, other=0).to(tl.int64)
-        slot = ((page * PAGE + token % PAGE) * KV_HEADS + kv_head) * DIM
+        page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
+        slot = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
         key = tl.load(k_ptr + slot[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
         score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
         seen = valid[None, :] & (token[None, :] <= position + row[:, None])
@@ -251,44 +251,81 @@ def silu_mul(
 
 @triton.jit
 def gemv(
-    x_ptr, weight_ptr, out_ptr, outputs, inputs,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, outputs, inputs,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix.
+
+    Programs beyond its rows go on with LoRA's A, into z. ``SCALED``: the matrix is float8 with a scale a row.
+    """
+    row = tl.program_id(0) * ROWS
+    lora = row >= outputs
+    if lora:
+        row -= outputs
+    rows = row + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     total = tl.zeros([ROWS, BLOCK], tl.float32)
-    weights = weight_ptr + rows[:, None].to(tl.int64) * inputs + column[None, :]
-    for start in tl.range(0, inputs, BLOCK, loop_unroll_factor=2):
-        if EVEN:
-            weight = tl.load(weights + start, eviction_policy="evict_first")
-            x = tl.load(x_ptr + start + column)
-        else:
+    place = rows[:, None].to(tl.int64) * inputs + column[None, :]
+    if lora:
+        for start in range(0, inputs, BLOCK):
             inside = start + column < inputs
-            weight = tl.load(weights + start, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
+            weight = tl.load(a_ptr + place + start, mask=inside[None, :], other=0.0)
             x = tl.load(x_ptr + start + column, mask=inside, other=0.0)
-        total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
-    tl.store(out_ptr + rows, tl.sum(total, 1).to(out_ptr.dtype.element_ty))
+            total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
+        tl.store(z_ptr + rows, tl.sum(total, 1).to(z_ptr.dtype.element_ty))
+    else:
+        for start in tl.range(0, inputs, BLOCK, loop_unroll_factor=2):
+            if EVEN:
+                weight = tl.load(weight_ptr + place + start, eviction_policy="evict_first")
+                x = tl.load(x_ptr + start + column)
+            else:
+                inside = start + column < inputs
+                weight = tl.load(
+                    weight_ptr + place + start, mask=inside[None, :], other=0.0, eviction_policy="evict_first"
+                )
+                x = tl.load(x_ptr + start + column, mask=inside, other=0.0)
+            total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
+        summed = tl.sum(total, 1)
+        if SCALED:
+            summed *= tl.load(scale_ptr + rows)
+        tl.store(out_ptr + rows, summed.to(out_ptr.dtype.element_ty))
 
 
 @triton.jit
 def skinny(
-    x_ptr, weight_ptr, out_ptr, rows, outputs, inputs, share,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, rows, outputs, columns, inputs, share,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs."""
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs.
+
+    Programs beyond its rows go on with LoRA's A [columns, inputs], into z, where nothing is shared out.
+    """
+    first = tl.program_id(0) * OUTPUTS
     part = tl.program_id(1)
+    lora = first >= outputs
+    if lora:
+        first -= outputs
+    output = first + tl.arange(0, OUTPUTS)
     row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK)
-    weights = weight_ptr + output[:, None].to(tl.int64) * inputs + column[None, :] + part * share
+    place = output[:, None].to(tl.int64) * inputs + column[None, :] + part * share
     xs = x_ptr + row[:, None] * inputs + column[None, :] + part * share
     total = tl.zeros([ROWS, OUTPUTS], tl.float32)
-    for start in tl.range(0, share, BLOCK, num_stages=STAGES):
-        weight = tl.load(weights + start)
-        x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
-        total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
-    out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
-    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
+    if lora:
+        for start in range(0, share, BLOCK):
+            weight = tl.load(a_ptr + place + start)
+            x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
+            total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
+        z = z_ptr + row[:, None] * columns + output[None, :]
+        tl.store(z, total.to(z_ptr.dtype.element_ty), mask=row[:, None] < rows)
+    else:
+        for start in tl.range(0, share, BLOCK, num_stages=STAGES):
+            weight = tl.load(weight_ptr + place + start)
+            x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
+            total = tl.dot(x, tl.trans(weight.to(x.dtype)), total, input_precision="ieee")
+        if SCALED:
+            total *= tl.load(scale_ptr + output)[None, :]
+        out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
+        tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
 
 
 @triton.jit

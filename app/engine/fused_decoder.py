@@ -15,7 +15,10 @@ from app.engine.fused import TILE, FusedModel, Rows
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
 from app.engine.lora import HostAdapter
+from app.engine.products import likeliest
+from app.engine.request import Sampling
 from app.engine.request import Sequence as EngineSequence
+from app.engine.sampler import choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.engine.stacks import LoraStacks
@@ -66,6 +69,7 @@ class FusedDecoder:
             for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True):
                 self._blank(rows)
                 self._run_prefill(rows, self._tile_room(rows), lora)
+        choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
         before = self.stacks.layout
@@ -85,6 +89,9 @@ class FusedDecoder:
         if all(sequence.request.id in self._seats for sequence in sequences):
             seats = send([self._seats[s.request.id] for s in sequences], self._device)
             self._last[seats] = tokens
+
+    def likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return likeliest(logits)
 
     def step(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         decoding = [chunk for chunk in chunks if chunk.decodes]

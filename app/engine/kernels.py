@@ -183,13 +183,41 @@ def join_splits(part_ptr, stats_ptr, out_ptr, DIM: tl.constexpr, SPLITS: tl.cons
 
 
 @triton.jit
+def _attend_block(
+    query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """One block of keys of the online softmax; without ``MASKED`` every row sees all of it."""
+    row, dim, lane = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
+    place = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
+    if MASKED:
+        token = start + lane
+        valid = token < end
+        key = tl.load(k_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
+        value = tl.load(v_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
+    else:
+        key = tl.load(k_ptr + place[:, None] + dim[None, :])
+        value = tl.load(v_ptr + place[:, None] + dim[None, :])
+    score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    if MASKED:
+        seen = valid[None, :] & (token[None, :] <= position + row[:, None])
+        score = tl.where(seen, score, -float("inf"))
+    higher = tl.maximum(peak, tl.max(score, 1))
+    chance, kept = tl.exp(score - higher[:, None]), tl.exp(peak - higher)
+    total = tl.dot(chance.to(value.dtype), value, total * kept[:, None], input_precision="ieee")
+    return total, higher, weight * kept + tl.sum(chance, 1)
+
+
+@triton.jit
 def attend_prefill(
     q_ptr, k_ptr, v_ptr, tiles_ptr, tables_ptr, out_ptr, scale, table_width,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows of one sequence against its context and itself, causal (FlashAttention's recurrence)."""
-    tile = tl.program_id(0)
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the ends of prompts, which take longest, first
     head = tl.program_id(1)
     count = tl.load(tiles_ptr + 4 * tile + 1)
     if count == 0:
@@ -199,28 +227,24 @@ def attend_prefill(
     seat = tl.load(tiles_ptr + 4 * tile + 3)
     table = tables_ptr + seat.to(tl.int64) * table_width
     kv_head = head // (HEADS // KV_HEADS)
-    row, dim, lane = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    row, dim = tl.arange(0, ROWS), tl.arange(0, DIM)
     place = ((first + row[:, None]) * HEADS + head) * DIM + dim[None, :]
     query = tl.load(q_ptr + place, mask=row[:, None] < count, other=0.0)
     total = tl.zeros([ROWS, DIM], tl.float32)
     peak = tl.full([ROWS], -1e30, tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     end = position + count
-    for start in tl.range(0, end, BLOCK, num_stages=STAGES):
-        token = start + lane
-        valid = token < end
-        page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
-        slot = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
-        key = tl.load(k_ptr + slot[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        seen = valid[None, :] & (token[None, :] <= position + row[:, None])
-        score = tl.where(seen, score, -float("inf"))
-        higher = tl.maximum(peak, tl.max(score, 1))
-        chance, kept = tl.exp(score - higher[:, None]), tl.exp(peak - higher)
-        value = tl.load(v_ptr + slot[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
-        total = tl.dot(chance.to(value.dtype), value, total * kept[:, None], input_precision="ieee")
-        weight = weight * kept + tl.sum(chance, 1)
-        peak = higher
+    before = position // BLOCK * BLOCK  # blocks that all rows see whole
+    for start in tl.range(0, before, BLOCK, num_stages=STAGES):
+        total, peak, weight = _attend_block(
+            query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+            KV_HEADS, DIM, PAGE, ROWS, BLOCK, False,
+        )  # fmt: skip
+    for start in tl.range(before, end, BLOCK, num_stages=STAGES):
+        total, peak, weight = _attend_block(
+            query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+            KV_HEADS, DIM, PAGE, ROWS, BLOCK, True,
+        )  # fmt: skip
     total = total / tl.maximum(weight, 1e-30)[:, None]
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < count)
 
@@ -362,3 +386,30 @@ def add_layer_norm(
     weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row * width + offset, (centred * scale * weight + bias).to(x.dtype), mask=inside)
+
+
+@triton.jit
+def peaks(logits_ptr, value_ptr, index_ptr, width, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """The largest logit of a part of a row and where it stands, the first of equals; NaN where any is not finite."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    share = tl.cdiv(width, SPLITS)
+    low = split * share
+    high = tl.minimum(low + share, width)
+    lane = tl.arange(0, BLOCK)
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    where = tl.full([BLOCK], 2147483647, tl.int32)
+    broken = tl.zeros([BLOCK], tl.int32)
+    for start in range(low, high, BLOCK):
+        place = start + lane
+        inside = place < high
+        value = tl.load(logits_ptr + row * width + place, mask=inside, other=0.0).to(tl.float32)
+        finite = tl.abs(value) < float("inf")  # false for NaN too
+        broken |= (inside & (finite == 0)).to(tl.int32)
+        better = inside & (value > best)
+        best, where = tl.where(better, value, best), tl.where(better, place, where)
+    top = tl.max(best, 0)
+    first = tl.min(tl.where(best == top, where, 2147483647), 0)
+    lost = tl.max(broken, 0) > 0
+    tl.store(value_ptr + row * SPLITS + split, tl.where(lost, float("nan"), top))
+    tl.store(index_ptr + row * SPLITS + split, first)

@@ -1,4 +1,7 @@
-"""Products of a few rows with a large matrix, bound by the reading of the matrix; more rows are the library's."""
+"""Products of a few rows with a large matrix, bound by the reading of the matrix; more rows are the library's.
+
+And what follows the last of them: the likeliest token of each row.
+"""
 
 from dataclasses import dataclass
 
@@ -79,3 +82,13 @@ def _is_skinny(x: torch.Tensor, matrix: Matrix) -> bool:
     outputs, inputs = matrix.weight.shape
     fits = outputs % 64 == 0 and inputs % _BLOCK == 0 and x.dtype in (torch.bfloat16, torch.float16)
     return fits and x.is_cuda and 1 < x.shape[0] <= SKINNY
+
+
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each row of ``logits`` [rows, vocabulary] is finite, and the first of its largest, in one reading."""
+    rows, splits = logits.shape[0], 16
+    values = torch.empty(rows, splits, device=logits.device)
+    places = torch.empty(rows, splits, device=logits.device, dtype=torch.int32)
+    kernels.peaks[(rows, splits)](logits, values, places, logits.shape[1], SPLITS=splits, BLOCK=1024, num_warps=4)
+    best = values.argmax(1, keepdim=True)
+    return torch.isfinite(values).all(1), places.gather(1, best)[:, 0].long()

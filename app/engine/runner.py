@@ -89,6 +89,7 @@ class Runner:
                 [sequence.tokens for sequence in final],
                 [sequence.request.grammar for sequence in final],
                 [sequence.length for sequence in final],
+                self.decoder.likeliest,
             )
             self.decoder.keep(final, drawn.ids)
             return drawn

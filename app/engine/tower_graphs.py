@@ -37,9 +37,9 @@ class TowerGraphs:
         self._captured: dict[tuple[int, bool], _Captured] = {}
 
     def warm_up(self) -> None:
-        """Capture the whole window, and every length with a mask."""
-        self._capture(self._window, whole=True)
+        """Capture every length, with a mask and without."""
         for frames in range(self._window, 0, -_STEP):
+            self._capture(frames, whole=True)
             self._capture(frames, whole=False)
 
     def hear(self, clip: Clip) -> torch.Tensor:

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
     max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
-    step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")
+    step_tokens: int = Field(1024, ge=16, description="tokens computed in one step at most")
     kv_gb: float | None = Field(None, gt=0, description="KV cache; default: 0.5 on CPU, the card's rest on CUDA")
     max_context: int = Field(8192, ge=64, description="prompt and answer together, tokens")
     encoder_cache_mb: int = Field(256, ge=0, description="encoded audio kept for repeated clips")

@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What a run found."""
+    """What a run found; with ``show`` it is printed as it comes."""
 
-    title: str
+    show: bool
+    title: str = ""
     results: "list[Result]" = field(default_factory=list)
     figures: "list[Figure]" = field(default_factory=list)
+
+    def add(self, figures: "Iterable[Figure]") -> None:
+        for what, figure, unit in figures:
+            self.figures.append((what, figure, unit))
+            if self.show:
+                out.print(f"{what}: {figure:.1f} {unit}" if figure >= 3 else f"{what}: {figure:.3g} {unit}")
 
     def as_dict(self) -> dict[str, Any]:
         figures = [{"what": what, "figure": figure, "unit": unit} for what, figure, unit in self.figures]
@@ -56,8 +63,8 @@ def bench(
         bool, typer.Option("--latency", help="Also waits: first tokens, a burst, cold adapters, arriving prompts.")
     ] = False,
     http: Annotated[
-        bool, typer.Option("--http", help="Also the last case through HTTP, and the server's start.")
-    ] = False,
+        str | None, typer.Option(help="Also one of the cases through HTTP, and the server's start.", show_default=False)
+    ] = None,
     train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -71,16 +78,14 @@ def bench(
     with reported(as_json):
         settings = settings_with(model=model, device=device, dtype=dtype)
         cases = _cases(only, seconds)
+        through_http = _cases(http, seconds)[0] if http else None
+        report = Report(show=not as_json)
         with tempfile.TemporaryDirectory() as folder:
-            report = _run(settings, random_weights, cases, new_tokens, repeats, latency, Path(folder))
-            if http:
-                report.figures += _over_http(settings, random_weights, cases[-1], report, Path(folder))
+            _run(report, settings, random_weights, cases, new_tokens, repeats, latency, Path(folder))
+            if through_http:
+                _over_http(report, settings, random_weights, through_http, Path(folder))
         if as_json:
             print_json(report.as_dict())
-        else:
-            out.print(_table(report.results, report.title))
-            if report.figures:
-                out.print(_figures(report.figures))
 
 
 def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
@@ -98,6 +103,7 @@ def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
 
 
 def _run(
+    report: Report,
     settings: "Settings",
     size: str | None,
     cases: "tuple[Case, ...]",
@@ -105,14 +111,14 @@ def _run(
     repeats: int,
     latency: bool,
     folder: Path,
-) -> Report:
+) -> None:
     from app.bench.baselines import Baselines
     from app.bench.latency import figures
     from app.bench.measure import baselines_of, measure_baseline, measure_engine
     from app.bench.workload import write_all
 
     loaded = _load(settings, size)
-    report = Report(_title(loaded, new_tokens, cases[0].seconds))
+    report.title = _title(loaded, new_tokens, cases[0].seconds)
     adapters = write_all(loaded, folder / "made", cases)
     baselines = Baselines(loaded, {name: made for name, made in adapters.items() if "-r8-" in name})
     for case in cases:
@@ -125,12 +131,14 @@ def _run(
         for case in cases:
             with err.status(f"{case}: Overtone …"):
                 report.results.append(measure_engine(service, case, new_tokens, repeats))
+        order = {str(case): index for index, case in enumerate(cases)}
+        report.results.sort(key=lambda result: order[result.case])
+        if report.show:
+            out.print(_table(report.results, report.title))
         if latency:
+            service.engine.free_slots().result()
             with err.status("…") as status:
-                report.figures += figures(service, len(adapters), repeats, lambda what: status.update(f"{what} …"))
-    order = {str(case): index for index, case in enumerate(cases)}
-    report.results.sort(key=lambda result: order[result.case])
-    return report
+                report.add(figures(service, len(adapters), repeats, lambda what: status.update(f"{what} …")))
 
 
 @contextmanager
@@ -158,9 +166,7 @@ def _service(
         service.close()
 
 
-def _over_http(
-    settings: "Settings", size: str | None, case: "Case", report: Report, folder: Path
-) -> "Iterator[Figure]":
+def _over_http(report: Report, settings: "Settings", size: str | None, case: "Case", folder: Path) -> None:
     """The case through a server of its own, and how long that took to start."""
     import time
 
@@ -177,15 +183,16 @@ def _over_http(
     begun = time.perf_counter()
     with ServerProcess(folder / "server.log", *options) as server, err.status("through HTTP …"):
         server.wait_ready(600)
-        yield "process start until ready", time.perf_counter() - begun, "s"
+        report.add([("process start until ready", time.perf_counter() - begun, "s")])
         seconds = case.seconds or 30.0
         stream_all(server.url, case, seconds, 2)
         rate = stream_all(server.url, case, seconds, 128 + case.requests).decode_rate
         server.stop()
     if rate == 0.0:
         raise BadRequest("Answers ended before all had begun, so --http found no rate; use --random-weights.")
-    yield f"{case} through HTTP, streaming", rate, "tokens/s"
-    yield "share of the engine's own rate", rate / own, ""
+    report.add(
+        [(f"{case} through HTTP, streaming", rate, "tokens/s"), ("share of the engine's own rate", rate / own, "")]
+    )
 
 
 def _free() -> None:
@@ -248,14 +255,4 @@ def _table(results: "list[Result]", title: str) -> Table:
             f"{result.total_rate:.1f}",
             f"{result.total_rate / slowest:.2f}x",
         )
-    return table
-
-
-def _figures(figures: "list[Figure]") -> Table:
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right")
-    table.add_column()
-    for what, figure, unit in figures:
-        table.add_row(what, f"{figure:.1f}" if figure >= 3 else f"{figure:.3g}", unit)
     return table

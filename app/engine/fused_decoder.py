@@ -4,7 +4,8 @@ A step's inputs travel in one pinned buffer. Tokens stay on the device, so the n
 before the host has read the last one's; the host only follows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class FusedDecoder:
         self._inputs = torch.zeros(3 * self._most_rows + 4 * tiles, device=device, dtype=torch.int32)
         self._free = list(range(seats - 1, -1, -1))
         self._seats: dict[str, int] = {}
-        self._graphs: dict[object, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[str, int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = torch.cuda.graph_pool_handle() if self._captures else None
 
     def warm_up(self) -> None:
@@ -72,13 +73,12 @@ class FusedDecoder:
         choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
-        before = self.stacks.layout
-        self.stacks.load(slot, adapter, capacity)
-        if self.stacks.layout != before:  # captured graphs point into tensors that were replaced
-            self._graphs = {key: graph for key, graph in self._graphs.items() if key[-1] is False}  # type: ignore[index]
+        with self._graphs_in_step():
+            self.stacks.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
-        self.stacks.clear(slot)
+        with self._graphs_in_step():
+            self.stacks.clear(slot)
 
     def forget(self, sequence: EngineSequence) -> None:
         seat = self._seats.pop(sequence.request.id, None)
@@ -110,6 +110,14 @@ class FusedDecoder:
         if wanted == list(range(len(wanted))):
             return joined
         return joined[send(wanted, self._device)]
+
+    @contextmanager
+    def _graphs_in_step(self) -> Iterator[None]:
+        """Graphs with adapters point into the stacks: forget them when those are replaced."""
+        before = self.stacks.layout
+        yield
+        if self.stacks.layout != before:
+            self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
 
     def _blank(self, rows: int) -> None:
         """Inputs of padding alone."""
@@ -207,9 +215,9 @@ class FusedDecoder:
     def _tile_room(self, rows: int) -> int:
         return rows // TILE + _SPARE_TILES
 
-    def _replay(self, key: object, run: Any) -> None:
+    def _replay(self, key: tuple[str, int, bool] | None, run: Callable[[], object]) -> None:
         """Run as a graph; the first time as it is, and captured afterwards for the next."""
-        if key in self._graphs:
+        if key is not None and key in self._graphs:
             self._graphs[key].replay()
             return
         run()

@@ -79,6 +79,10 @@ class LoraStacks:
                 first = index * self.columns
                 held.a[:, first + slot.start : first + slot.stop].zero_()
                 b[:, slot.start : slot.stop].zero_()
+        if not self._slots and self.columns > _FEWEST_COLUMNS:  # nobody left: give the memory back
+            self.columns = _FEWEST_COLUMNS
+            self.shares = self.shares.new_zeros(len(self.shares), self.columns)
+            self.groups.clear()
 
     def seat(self, seat: int, row: Mapping[str, float]) -> None:
         """Let a seat use ``row``, the weights of its adapters by uid."""

@@ -238,7 +238,7 @@ def _title(loaded: "LoadedModel", new_tokens: int, seconds: float | None) -> str
 def _table(results: "list[Result]", title: str) -> Table:
     """One row a system and case; the ratio is to the first system of the same case."""
     table = Table(title=title)
-    for column in ("requests x adapters", "system"):
+    for column in ("case", "system"):
         table.add_column(column, no_wrap=True)
     for column in ("first ms", "decode tok/s", "whole tok/s", "ratio"):
         table.add_column(column, justify="right")

@@ -48,7 +48,10 @@ class TowerGraphs:
         whole = clip.frames == frames
         captured = self._captured.get((frames, whole)) or self._capture(frames, whole)
         length = convolved(clip.frames)
-        captured.mel.copy_(clip.mel[None, :, : captured.mel.shape[2]], non_blocking=True)
+        mel = torch.empty_like(
+            captured.mel, device="cpu", pin_memory=True
+        )  # pinned, or the host would wait for the device
+        captured.mel.copy_(mel.copy_(clip.mel[None, :, : mel.shape[2]]), non_blocking=True)
         if captured.mask is not None:
             captured.mask.zero_()
             captured.mask[..., length:] = torch.finfo(captured.mask.dtype).min

@@ -66,6 +66,9 @@ def train(
     push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub repository too.")] = None,
     model: Model = None,
     device: Device = None,
+    audio_root: Annotated[
+        list[str] | None, typer.Option(help="Refuse recordings outside of it; may be repeated.", show_default=False)
+    ] = None,
     registry: Annotated[
         Path | None, typer.Option("--registry", "--adapters", help="The registry folder.", show_default=False)
     ] = None,
@@ -79,7 +82,7 @@ def train(
     given = {
         "preset": preset, "epochs": epochs, "validation": validation, "prompt": prompt, "task": task,
         "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
-        "push_to_hub": push_to_hub,
+        "push_to_hub": push_to_hub, "audio_roots": audio_root,
     }  # fmt: skip
     from training.events import Events, json_lines, tensorboard
 

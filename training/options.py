@@ -34,6 +34,7 @@ class TrainOptions(BaseModel):
     name: str = Field(description="name of the adapter in the registry")
     validation: str | None = Field(None, description="data held out; default: a share of the rows, by audio")
     validation_share: float = Field(0.1, gt=0, lt=1)
+    audio_roots: tuple[str, ...] = Field((), description="folders that recordings must lie under; none: anywhere")
     prompt: str = Field("Transcribe the audio.", description="for rows that bring none")
     task: str | None = Field(None, description="one line on what the adapter does, for its card")
     push_to_hub: str | None = Field(None, description="Hub repository that gets a copy of the adapter")

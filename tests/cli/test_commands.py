@@ -89,10 +89,13 @@ def test_errors_say_what_to_do(folder, tmp_path):
 
 def test_generate_without_a_server(folder):
     words = ("generate", CLIP, "--prompt", "Transcribe the audio.", "--adapters", folder)
-    assert run_json(*words)["text"] == SAID
+    plain = run_json(*words)
+    assert (plain["text"], plain["adapter"]) == (SAID, {"name": "base"})
     spelled = run_json(*words, "--adapter", "nato")
     assert spelled["text"].startswith("golf oscar")
-    assert spelled["adapter"]["name"] == "nato"
+    assert spelled["adapter"] == {"name": "nato", "version": 1}
+    half = run_json(*words, "--adapter", "nato:0.5", "--max-new-tokens", "1")["adapter"]
+    assert half == {"name": "nato:0.5", "mix": [{"name": "nato", "version": 1, "weight": 0.5}]}
     assert spelled["audio"][0]["seconds"] == pytest.approx(2.79, abs=0.01)
 
 

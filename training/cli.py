@@ -96,9 +96,9 @@ def train(
 
     folder = work or Path("runs") / (name or "check")
     told = Events()
-    if not (check or dry_run):
-        told.listeners += [json_lines(events or folder / "events.jsonl"), tensorboard(folder / "tensorboard")]
     with _reported(told, as_json):
+        if not (check or dry_run):
+            told.listeners += [json_lines(events or folder / "events.jsonl"), tensorboard(folder / "tensorboard")]
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
         options = options_of(data, name or "check", method, given, settings, allow)
@@ -264,6 +264,11 @@ def _reported(told: "Events | None" = None, as_json: bool = False) -> Iterator[N
     except Cancelled as stopped:
         typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
         raise typer.Exit(stopped.code) from None
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("app", "training"):
+            raise
+        typer.secho(f"error: training needs {missing.name}: pip install 'overtone[train]'", fg="red", err=True)
+        raise typer.Exit(1) from None
     except OvertoneError as error:
         problems = error.problems if isinstance(error, AdapterRejected | DatasetError) else []
         if told:

@@ -221,6 +221,15 @@ def test_the_command_line_says_what_is_wrong(tones: Path, model_folder: Path) ->
     assert "can be trained on" in checked.stderr
 
 
+def test_a_missing_extra_is_told(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules['torch.utils.tensorboard'] = None; from training.cli import app; app()"
+    words = [sys.executable, "-c", blocked, "train", "data.jsonl", "--name", "x", "--work", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "pip install 'overtone[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_json_and_tensorboard_tell_what_was_done(tones: Path, model_folder: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,6 +11,9 @@ from torch.func import functional_call
 from app.engine.lora import AdapterBank
 from app.model.features import Clip
 from app.model.tower import run_tower
+
+if TYPE_CHECKING:
+    from app.engine.tower_graphs import TowerGraphs
 
 Row = Mapping[str, float]
 CacheKey = tuple[str, tuple[tuple[str, float], ...]]
@@ -23,15 +26,21 @@ class AudioEncoder:
     so do classification heads. The projector, one small product with a larger output, is computed each time.
     """
 
-    def __init__(self, model: Any, bank: AdapterBank, cache_bytes: int) -> None:
+    def __init__(self, model: Any, bank: AdapterBank, cache_bytes: int, graphs: "TowerGraphs | None") -> None:
         self._tower = model.model.audio_tower
         self._projector: nn.Module = model.model.multi_modal_projector
         self._bank = bank
+        self._graphs = graphs
         self._cache: OrderedDict[CacheKey, torch.Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._used_bytes = 0
         self.hits = 0
         self.misses = 0
+
+    def warm_up(self) -> None:
+        """Capture the tower where there are graphs."""
+        if self._graphs:
+            self._graphs.warm_up()
 
     def encode(self, clips: Sequence[Clip], tower: Row, projector: Row) -> torch.Tensor:
         """Embeddings [audio tokens of all clips, hidden size] under the adapters that touch either part."""
@@ -54,8 +63,12 @@ class AudioEncoder:
             self._cache.move_to_end(key)
             return self._cache[key]
         self.misses += 1
-        self._bank.select([row])
-        (hidden,) = run_tower(self._tower, [clip.mel], [clip.frames])
+        if self._graphs and not row:
+            self._bank.select([])
+            hidden = self._graphs.hear(clip)
+        else:
+            self._bank.select([row])
+            (hidden,) = run_tower(self._tower, [clip.mel], [clip.frames])
         self._keep(key, hidden)
         return hidden
 

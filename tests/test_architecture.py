@@ -20,7 +20,7 @@ ALLOWED = {
     "app.engine": {"app.audio", "app.model", "app.registry"},
     "app.service": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings"},
     "app.bench": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
-    "app.jobs": {"app.registry"},
+    "app.jobs": {"app.audio", "app.registry"},
     "app.api": {"app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service"},
     "app.main": {
         "app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service", "app.api",

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 
 from app import __version__
 from app.api import adapters, classify, compare, generate, health, jobs, problems
-from app.api.auth import ApiKeys
+from app.api.auth import Guard
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
 from app.api.problems import Faults
@@ -70,18 +70,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(RequestIds),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
-            Middleware(ApiKeys, settings=settings),
+            Middleware(Guard, keyring=state.keyring, meter=state.meter),
             Middleware(BodyLimit, settings=settings),
         ],
     )
     app.state.overtone = state
     problems.install(app)
-    guarded = bool(settings.api_keys or settings.admin_keys)
-    # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
+    # Checked in `Guard`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app.include_router(health.router)
     for router in (generate.router, compare.router, classify.router, adapters.router, jobs.router):
-        app.include_router(router, dependencies=keys if guarded else [])
+        app.include_router(router, dependencies=keys if state.keyring.guarded else [])
     return app
 
 

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
     admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
+    keys_file: Path | None = Field(None, description="keys with scopes, tenants and limits; see `overtone keys`")
 
     @field_validator("adapter_roots", "adapter_sources", "dataset_roots", "api_keys", "admin_keys", mode="before")
     @classmethod
@@ -66,6 +67,6 @@ class Settings(BaseSettings):
 
     def for_children(self) -> dict[str, str]:
         """The environment of a child process: this one's, on the same device, without the keys."""
-        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS"}
+        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"}
         kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         return kept | {"OVERTONE_DEVICE": self.device}

@@ -45,7 +45,7 @@ class JobStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise Conflict(f"Another service runs the jobs in {self.root}; set another OVERTONE_JOBS.") from None
+            raise Conflict("Another service runs the jobs in the folder of OVERTONE_JOBS; set another.") from None
         folders = [path for path in self.root.iterdir() if _ID.fullmatch(path.name)]
         for folder in folders:
             if not (folder / FILE).exists():

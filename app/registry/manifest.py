@@ -42,6 +42,7 @@ class Manifest(BaseModel):
     dataset_fingerprint: str | None = None
     prompt: str | None = None
     task: str | None = None
+    owner: str | None = Field(None, description="the tenant that it belongs to; null: everybody may use it")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from app import __version__
 from app.api import adapters, classify, compare, generate, health, jobs, problems
 from app.api.auth import Guard
+from app.api.headers import DOCS, SecurityHeaders
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
 from app.api.problems import Faults
@@ -24,6 +25,7 @@ from app.api.state import AppState, stop
 from app.errors import NotReady
 from app.settings import Settings
 
+TITLE = "Overtone"
 DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
 
@@ -58,16 +60,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await state.close()
 
     app = FastAPI(
-        title="Overtone",
+        title=TITLE,
         version=__version__,
         summary="One resident Qwen2-Audio model, many LoRA adapters, chosen per request.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
         separate_input_output_schemas=False,
+        docs_url=DOCS,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         # outermost first
         middleware=[
             Middleware(RequestIds),
+            Middleware(SecurityHeaders, title=TITLE),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
             Middleware(Guard, keyring=state.keyring, meter=state.meter),

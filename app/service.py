@@ -119,7 +119,9 @@ class Service:
 
         Raises AudioError, TooLarge or BadRequest.
         """
-        limits = Limits(self.settings.max_audio_seconds, self.settings.max_upload_mb << 20)
+        limits = Limits(
+            self.settings.max_audio_seconds, self.settings.max_upload_mb << 20, self.settings.max_decode_seconds
+        )
         recording = decode(data, rate=self.features.sample_rate, limits=limits, filename=filename)
         clips = self.features.clips(recording)
         heard = len(recording.samples) / recording.sample_rate

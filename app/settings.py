@@ -50,6 +50,7 @@ class Settings(BaseSettings):
 
     long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
     max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
+    max_decode_seconds: float = Field(10.0, gt=0, description="CPU time for decoding one recording")
     max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters and data sets aside")
 
     host: str = "127.0.0.1"

@@ -112,7 +112,7 @@ def get_adapter(name: Name, service: Ready, state: State) -> AdapterView:
 @router.post(
     "/adapters",
     status_code=201,
-    responses=documented(401, 403, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 503),
     openapi_extra={"requestBody": uploads.BODY},
 )
 async def add_adapter(request: Request, folder: Workspace, service: Ready, state: State) -> AdapterView:
@@ -156,7 +156,7 @@ def select_adapter(name: Name, service: Ready) -> Selected:
     return Selected(active=service.select(name))
 
 
-@router.post("/adapters/{name}/pin", responses=documented(401, 403, 404, 409, 422, 503))
+@router.post("/adapters/{name}/pin", responses=documented(400, 401, 403, 404, 409, 422, 503))
 def pin_adapter(
     name: Name, service: Ready, state: State, body: Annotated[PinBody | None, Body()] = None
 ) -> AdapterView:
@@ -173,7 +173,7 @@ def pin_adapter(
     return view(service, state.metrics, adapter)
 
 
-@router.post("/adapters/{name}/rollback", responses=documented(401, 403, 404, 422, 503))
+@router.post("/adapters/{name}/rollback", responses=documented(400, 401, 403, 404, 422, 503))
 def roll_back_adapter(
     name: Name, service: Ready, state: State, body: Annotated[RollbackBody | None, Body()] = None
 ) -> AdapterView:
@@ -195,7 +195,7 @@ def download_adapter(name: Name, folder: Workspace, service: Ready) -> FileRespo
     return FileResponse(target, media_type="application/zip", filename=target.name)
 
 
-@router.post("/unload", responses=documented(401, 403, 404, 422, 503))
+@router.post("/unload", responses=documented(400, 401, 403, 404, 422, 503))
 def unload(service: Ready, body: Annotated[UnloadBody | None, Body()] = None) -> Unloaded:
     """Back to the base model: no adapter is active, the slots are free: `curl -X POST localhost:8000/unload`.
 

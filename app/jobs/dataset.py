@@ -35,7 +35,10 @@ def unpack_dataset(file: BinaryIO, filename: str, destination: Path, limits: Arc
 
 def allowed_dataset(named: str, roots: Sequence[Path]) -> Path:
     """The data file that ``named`` is or holds. Raises Forbidden outside the roots, BadRequest without one."""
-    real = Path(named).resolve()
+    try:
+        real = Path(named).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        real = Path()
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise Forbidden("That data set is not under a folder this server may read (OVERTONE_DATASET_ROOTS).")
     if real.is_dir():

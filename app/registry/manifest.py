@@ -52,7 +52,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate_json(file.read_text())
-    except (ValueError, OSError) as error:
+    except OSError as error:  # its text names the path
+        raise BadRequest(f"{FILE} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"{FILE} cannot be read: {str(error).splitlines()[0]}.") from None
 
 

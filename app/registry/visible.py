@@ -9,9 +9,10 @@ from app.registry.registry import Adapter, Registry
 
 
 class VisibleRegistry:
-    """Safe to use from any thread. Every method raises AdapterNotFound for what the caller does not see,
+    """Safe to use from any thread.
 
-    and those that change something Forbidden for what it sees and may not change.
+    Every method raises AdapterNotFound for what the caller does not see, and those that change something
+    Forbidden for what it sees and may not change.
     """
 
     def __init__(self, whole: Registry, caller: Caller) -> None:

@@ -1,7 +1,6 @@
 """The HTTP service: `create_app` builds it without loading a model, `serve` runs it."""
 
 import asyncio
-import logging
 import math
 import signal
 from collections.abc import AsyncIterator
@@ -13,8 +12,9 @@ from fastapi import Depends, FastAPI
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
-from app import __version__
+from app import __version__, logs
 from app.api import adapters, classify, compare, generate, health, jobs, problems
+from app.api.access_log import AccessLog
 from app.api.auth import Guard
 from app.api.headers import DOCS, SecurityHeaders
 from app.api.limits import BodyLimit
@@ -22,6 +22,7 @@ from app.api.metrics import CountResponses
 from app.api.problems import Faults
 from app.api.request_ids import RequestIds
 from app.api.state import AppState, stop
+from app.api.traces import TraceRequests, Traces
 from app.errors import NotReady
 from app.settings import Settings
 
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app, without a model: that is loaded, and closed, by its lifespan."""
     settings = settings or Settings()
     state = AppState(settings)
+    traces = Traces(settings.otel_endpoint) if settings.otel_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.draining = True
         await stop(running)
         await state.close()
+        if traces:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title=TITLE,
@@ -73,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # outermost first
         middleware=[
             Middleware(RequestIds),
+            *([Middleware(TraceRequests, traces=traces)] if traces else []),
+            Middleware(AccessLog),
             Middleware(SecurityHeaders, title=TITLE),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
@@ -95,7 +101,7 @@ def serve(settings: Settings) -> None:
 
     Raises NotReady when the model cannot be loaded.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_format)
     app = create_app(settings)
     state: AppState = app.state.overtone
     config = uvicorn.Config(
@@ -103,6 +109,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         log_config=None,
+        access_log=False,  # `AccessLog` tells more
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
     server = _Server(config, state)

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     max_decode_seconds: float = Field(10.0, gt=0, description="CPU time for decoding one recording")
     max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters and data sets aside")
 
+    log_format: Literal["text", "json"] = Field("text", description="text for people, json for machines")
+    otel_endpoint: str | None = Field(None, description="OTLP/HTTP address for traces; none: off")
+
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "app.errors": set(),
     "app.access": set(),
+    "app.logs": set(),
     "app.settings": set(),
     "app.audio": set(),
     "app.model": {"app.audio"},
@@ -22,11 +23,12 @@ ALLOWED = {
     "app.bench": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
     "app.jobs": {"app.access", "app.registry"},
     "app.api": {
-        "app.access", "app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings",
-        "app.service",
+        "app.access", "app.audio", "app.logs", "app.model", "app.registry", "app.engine", "app.jobs",
+        "app.settings", "app.service",
     },
     "app.main": {
-        "app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service", "app.api",
+        "app.audio", "app.logs", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service",
+        "app.api",
     },
     "app.cli": {
         "app.access", "app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service", "app.main",

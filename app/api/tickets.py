@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
+from app.api import traces
 from app.api.metrics import Metrics
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.model.prompt import Message
@@ -39,6 +40,7 @@ class Ticket:
         self.question = question
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._trace = traces.CURRENT.get()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self.request: Request | None = None
 
@@ -66,6 +68,8 @@ class Ticket:
 
     def _arrive(self, event: Event) -> None:
         if isinstance(event, Done | Failed):
+            if self._trace is not None:
+                self._trace.answered(self.question.shares, event)
             self._metrics.ended(self.question.shares, event, self.question.heard_s, self.question.audio_seconds)
         self._events.put_nowait(event)
 

@@ -181,7 +181,7 @@ class Jobs:
             child = Child.start(self._command(job), self.store.log(job.id), self._environment)
         except Exception as error:
             log.exception("the job %s could not be started", job.id)
-            words = f"The trainer could not be started ({error})."
+            words = f"The trainer could not be started ({getattr(error, 'strerror', None) or type(error).__name__})."
             self._change(job, state="failed", ended=now(), error=words)
             return
         self._change(job, pid=child.pid, born=child.born)

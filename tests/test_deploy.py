@@ -72,7 +72,7 @@ def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
 def test_the_container_runs_as_nobody_special_and_listens_where_compose_expects_it() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["overtone"]
-    assert "USER overtone" in lines
+    assert "USER 1000" in lines
     assert all(str(port).startswith("127.0.0.1:") for port in compose["ports"]), "no key is asked for by default"
     assert compose["security_opt"] == ["no-new-privileges:true"]
     assert compose["cap_drop"] == ["ALL"]

@@ -90,9 +90,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # Checked in `Guard`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    limited = problems.documented(403, 429)  # any route may be beyond a key's scopes or limits
     app.include_router(health.router)
     for router in (generate.router, compare.router, classify.router, adapters.router, jobs.router):
-        app.include_router(router, dependencies=keys if state.keyring.guarded else [])
+        app.include_router(router, dependencies=keys if state.keyring.guarded else [], responses=limited)
     return app
 
 

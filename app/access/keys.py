@@ -7,6 +7,7 @@ key is kept (OWASP's Password Storage Cheat Sheet asks for slow ones where peopl
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -73,13 +74,21 @@ def read_keys(file: Path) -> list[KeyRecord]:
 
 
 def write_keys(file: Path, records: Iterable[KeyRecord]) -> None:
-    """The old file or the new one, whole; readable by its owner alone. Raises BadRequest."""
+    """The old file or the new one, whole. A new one is readable by its owner alone, an old one keeps owner and mode.
+
+    Raises BadRequest.
+    """
     text = _Records(keys=list(records)).model_dump_json(indent=2) + "\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")  # mode 0600
         try:
             with os.fdopen(descriptor, "w") as stream:
+                if file.exists():  # else a server of another user could read it no more, and revoke nothing
+                    old = file.stat()
+                    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+                    if (old.st_uid, old.st_gid) != (os.getuid(), os.getgid()):
+                        os.fchown(descriptor, old.st_uid, old.st_gid)
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())

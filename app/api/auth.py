@@ -1,7 +1,6 @@
 """Keys, scopes and limits, checked before a body is read. A route is guarded unless it is listed as open."""
 
 from typing import Literal
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,8 +43,11 @@ class Guard:
         self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # nothing here speaks WebSocket, and what does would have to ask for a key
+            await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         needed = scope_of(scope["method"], path)
@@ -99,7 +101,7 @@ def _refuse_other_sites(scope: Scope) -> None:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     foreign = site in ("cross-site", "same-site")
     if site is None and origin is not None:
-        foreign = urlsplit(origin).netloc != headers.get("host")
+        foreign = origin.partition("://")[2] != headers.get("host")
     if foreign:
         raise Forbidden("A page of another site sent this; set OVERTONE_API_KEYS and send a key to allow it.")
 

@@ -29,6 +29,9 @@ def test_the_file_holds_no_key_and_only_its_owner_reads_it(tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert read_keys(file) == [one]
     assert os.listdir(file.parent) == ["keys.json"]
+    file.chmod(0o640)
+    write_keys(file, [])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 def test_keys_differ():

@@ -125,6 +125,7 @@ def test_the_scope_of_a_route(method: str, path: str, scope: str | None) -> None
         ({"Origin": "http://test"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"}, 200),
@@ -141,3 +142,14 @@ async def test_what_an_open_server_trusts_keys_for(running: Running) -> None:
     async with running(api_keys=("user",)) as client:
         headers = {"Authorization": "Bearer user", "Origin": "https://app.example"}
         assert (await client.post("/unload", headers=headers)).status_code == 200
+
+
+async def test_a_websocket_is_refused(client: httpx.AsyncClient) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/generate", "headers": [], "query_string": b"", "state": {}}
+    await client.app(scope, None, send)  # type: ignore[attr-defined]
+    assert sent == [{"type": "websocket.close", "code": 1008}]

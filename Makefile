@@ -4,7 +4,7 @@
 #   make test     all tests                      make check    lint, format, types
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
 #   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
-#   make audit    known vulnerabilities of the pinned versions, from PyPI's own service
+#   make audit    known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
 #
@@ -65,8 +65,9 @@ release: $(TOOLBOX)/.ready
 	cd dist && sha256sum * > SHA256SUMS
 	@ls -l dist
 
+# --strict: a version that could not be looked up is no clean one.
 audit: $(TOOLBOX)/.ready
-	$(TOOLBOX)/bin/pip-audit --disable-pip --no-deps -r requirements.lock
+	$(TOOLBOX)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock
 
 deploy-check: $(TOOLBOX)/.ready
 	$(TOOLBOX)/bin/hadolint Dockerfile

@@ -30,7 +30,7 @@ def expressions() -> Iterator[str]:
     yield from (rule["expr"] for rule in RULES)
 
 
-async def test_every_metric_that_is_named_exists_and_each_is_shown(running: Running) -> None:
+async def test_every_metric_and_label_that_is_named_exists(running: Running) -> None:
     async with running() as client:
         await ask(client, adapter="alpha")
         await client.post("/generate", data={"adapter": "nobody"}, files=audio())
@@ -41,9 +41,8 @@ async def test_every_metric_that_is_named_exists_and_each_is_shown(running: Runn
     for name, found in samples:
         labels.setdefault(name, set()).update(re.findall(r"(\w+)=", found))
     named = set(METRIC.findall(" ".join(expressions())))
+    assert len(named) > 20
     assert named <= there
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in there}
-    assert families == {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
     for expression in expressions():
         for name, selector in re.findall(r"(overtone_\w+)\{([^}]*)\}", expression):
             assert set(re.findall(r"(\w+)\s*[=!]", selector)) <= labels[name] | {"instance"}, expression

@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__
-from app.api import adapters, classify, compare, generate, health, jobs, problems
+from app.api import adapters, classify, compare, generate, health, jobs, page, problems
 from app.api.auth import ApiKeys
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
@@ -79,6 +79,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     guarded = bool(settings.api_keys or settings.admin_keys)
     # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    app.include_router(page.router)
+    app.mount("/web", page.WebFiles())
     app.include_router(health.router)
     for router in (generate.router, compare.router, classify.router, adapters.router, jobs.router):
         app.include_router(router, dependencies=keys if guarded else [])

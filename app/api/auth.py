@@ -10,7 +10,8 @@ from app.api.problems import problem_response
 from app.errors import Forbidden, OvertoneError, Unauthorized
 from app.settings import Settings
 
-OPEN = frozenset({"/health", "/ready"})
+OPEN = frozenset({"/", "/health", "/ready"})
+PAGE = "/web/"  # its files, before a key has been entered
 ADMIN = (
     "/adapters",
     "/unload",
@@ -36,7 +37,7 @@ class ApiKeys:
 
     def _refusal(self, scope: Scope) -> OvertoneError | None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in OPEN:
+        if path in OPEN or path.startswith(PAGE):
             return None
         admin = bool(self._admin_keys) and scope["method"] not in SAFE_METHODS and _is_admin(path)
         if not admin and not self._api_keys:

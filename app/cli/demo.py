@@ -16,7 +16,7 @@ from app.cli.output import name_of, out, print_json, receipt_table, reported, st
 if TYPE_CHECKING:
     from app.cli.client import Client
 
-CLIP = Path(__file__).with_name("demo.flac")
+CLIP = Path(__file__).parents[1] / "web" / "demo.flac"
 ADAPTERS = Path(__file__).parents[2] / "adapters"
 SAID = "go forward ten meters"
 PROMPT = "Transcribe the audio."

@@ -1,0 +1,3 @@
+import { html } from "../ui.js";
+
+export const Server = () => html`<p></p>`;

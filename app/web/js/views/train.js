@@ -1,0 +1,3 @@
+import { html } from "../ui.js";
+
+export const Train = () => html`<p></p>`;

@@ -18,6 +18,7 @@ from app.api import adapters, classify, compare, generate, health, jobs, page, p
 from app.api.auth import ApiKeys
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
+from app.api.openai import chat, models, transcriptions
 from app.api.problems import Faults
 from app.api.request_ids import RequestIds
 from app.api.state import AppState, stop
@@ -32,14 +33,16 @@ One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request
 2. `GET /adapters` lists them; `POST /adapters` adds one; a folder dropped into the registry appears by itself.
 3. `POST /unload` goes back to the bare base model and proves it by a fingerprint.
 4. `POST /training/jobs` trains an adapter from a data set; it is served as soon as it is done.
+5. `/v1/…` speaks OpenAI's API: any of its clients works with this server as `base_url`.
 
 Errors are `application/problem+json` (RFC 9457): match on `code`, read `detail` for what to do, and quote
-`instance`, the request's id, which is also in the `X-Request-Id` header.
+`instance`, the request's id, which is also in the `X-Request-Id` header. Under `/v1` they have OpenAI's shape.
 """
 TAGS = [
     {"name": "generate", "description": "Ask about audio."},
     {"name": "adapters", "description": "List, add, choose and remove adapters."},
     {"name": "training", "description": "Train adapters beside the service."},
+    {"name": "openai", "description": "OpenAI's API, for clients that speak it already."},
     {"name": "health", "description": "For orchestrators and monitoring."},
 ]
 
@@ -82,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(page.router)
     app.mount("/web", page.WebFiles())
     app.include_router(health.router)
-    for router in (generate.router, compare.router, classify.router, adapters.router, jobs.router):
+    routes = (generate, compare, classify, adapters, jobs, models, chat, transcriptions)
+    for router in (module.router for module in routes):
         app.include_router(router, dependencies=keys if guarded else [])
     return app
 

@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 
 from app.audio import Limits, Receipt, decode
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
+from app.engine.grammar import Grammar
 from app.engine.heads import Heads
+from app.engine.limits import EngineLimits
 from app.engine.memory import plan_memory
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load, pick_device, pick_dtype
 from app.model.features import Clip, FeatureExtractor
+from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
 from app.registry.registry import Adapter, Registry
 from app.settings import Settings
@@ -39,6 +42,8 @@ class Service:
         self.engine = engine
         self.features = FeatureExtractor(loaded.processor, settings.long_audio)
         self.prompts = PromptRenderer(loaded.processor)
+        vocabulary = loaded.model.config.get_text_config().vocab_size
+        self.grammars = Grammars(loaded.processor, vocabulary, self.prompts.eos_ids)
         self.heads = Heads(registry)
         self.active: str | None = None
         self.fingerprint = engine.fingerprint().result()
@@ -58,9 +63,10 @@ class Service:
             settings.adapters, loaded.spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
         )
         registry.open()
-        memory = plan_memory(loaded, settings.kv_gb)
+        limits = _limits(settings)
+        memory = plan_memory(loaded, settings.kv_gb, limits)
         log.info("%s on %s: %s", loaded.spec.name, loaded.device, memory)
-        engine = Engine(loaded, registry, _limits(settings), memory)
+        engine = Engine(loaded, registry, limits, memory)
         engine.start()
         return cls(settings, loaded, registry, engine)
 
@@ -119,11 +125,19 @@ class Service:
         sampling: Sampling,
         emit: Callable[[Event], None],
         deadline: float = float("inf"),
+        grammar: Grammar | None = None,
+        fit: bool = False,
     ) -> Request:
-        """Render a conversation into a request for the engine. Raises BadRequest for reserved tokens."""
+        """Render a conversation into a request for the engine; ``fit`` shortens the answer to the room there is.
+
+        Raises BadRequest for reserved tokens.
+        """
         prompt = self.prompts.render(messages)
         clips = tuple(part for message in messages for part in message.parts if isinstance(part, Clip))
-        return Request(tuple(prompt), clips, shares, sampling, emit, deadline)
+        if fit:
+            room = max(1, self.engine.room - len(prompt))
+            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        return Request(tuple(prompt), clips, shares, sampling, emit, deadline, grammar)
 
     def stream(
         self, messages: Sequence[Message], shares: tuple[Share, ...] = (), sampling: Sampling | None = None
@@ -218,4 +232,5 @@ def _limits(settings: Settings) -> EngineLimits:
         max_context=settings.max_context,
         host_cache_bytes=settings.host_cache_mb << 20,
         encoder_cache_bytes=settings.encoder_cache_mb << 20,
+        decoder=settings.decoder,
     )

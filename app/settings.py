@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     dataset_roots: Folders = Field((), description="folders that `dataset` may name in POST /training/jobs")
     max_dataset_mb: int = Field(2048, ge=1, description="largest data set, uploaded and unpacked")
 
+    decoder: Literal["auto", "fused", "modules"] = Field(
+        "auto", description="fused: Triton kernels and CUDA graphs; modules: plain torch; auto: fused on CUDA"
+    )
     max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
     max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
     step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")

@@ -12,11 +12,8 @@ from app.settings import Settings
 
 OPEN = frozenset({"/", "/health", "/ready"})
 PAGE = "/web/"  # its files, before a key has been entered
-ADMIN = (
-    "/adapters",
-    "/unload",
-    "/training",
-)  # what changes or trains adapters: these paths with any method that is not safe
+# what changes or trains adapters: these paths with any method that is not safe
+ADMIN = ("/adapters", "/unload", "/training", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

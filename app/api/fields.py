@@ -18,7 +18,8 @@ class KnownFields(BaseModel):
     @classmethod
     def _known_fields(cls, values: Any) -> Any:
         """An unknown field is refused with the nearest known one, rather than ignored."""
-        unknown = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = [name for name in values if name not in known] if isinstance(values, dict) else []
         if unknown:
             raise InvalidFields(" ".join(cls._unknown(name) for name in unknown), unknown)
         return values

@@ -1,4 +1,4 @@
-"""The one mapping of errors to HTTP: RFC 9457 `application/problem+json`.
+"""The one mapping of errors to HTTP: RFC 9457 `application/problem+json`, and OpenAI's shape under `/v1`.
 
 `type` and `code` are stable, `detail` says what to do, `instance` is the request's id (also in the
 `X-Request-Id` header, and in the server's log for status 500).
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.openai import errors as openai
 from app.errors import AdapterRejected, BadRequest, OvertoneError, QueueFull, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,16 @@ def problem_of(error: OvertoneError, request_id: str | None = None) -> Problem:
     )
 
 
-def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> ProblemResponse:
+def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer to a request that met ``error``."""
     extra = dict(headers or {})
     if isinstance(error, QueueFull):
         extra["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
+    if openai.is_openai(scope["path"].removeprefix(scope.get("root_path", ""))):
+        fields = error.fields if isinstance(error, InvalidFields) else []
+        return JSONResponse(openai.error_body(error, fields), openai.status_of(error), extra)
     body = problem_of(error, scope.get("state", {}).get("request_id"))
     return ProblemResponse(body.model_dump(exclude_none=True), error.status, extra)
 
@@ -125,18 +129,20 @@ class Faults:
             await problem_response(error, scope)(scope, receive, send)
 
 
-async def _domain_error(request: Request, error: Exception) -> ProblemResponse:
+async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OvertoneError)
     return problem_response(error, request.scope)
 
 
-async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """All wrong fields in one sentence each."""
     assert isinstance(error, RequestValidationError)
     lines, fields = [], []
     for entry in error.errors():
         # ("body", "top_p") -> "top_p"; a list's index says nothing to a client who repeated a field
         path = [str(part) for part in entry["loc"] if part not in ("body", "query", "path")]
+        if entry["type"] == "json_invalid":  # the place is a character's, not a field's
+            path = []
         name = ".".join(path) or "body"
         lines.append(f"{name}: {_sentence(entry)}")
         fields.append(name)
@@ -153,7 +159,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     return f"{words[:1].lower()}{words[1:]}{sent}."
 
 
-async def _http_error(request: Request, error: Exception) -> ProblemResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     """What the framework refuses itself: unknown routes and methods, bodies that cannot be parsed."""
     assert isinstance(error, HTTPException)
     told = OvertoneError(f"{error.detail}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
+DONE = "data: [DONE]\n\n"  # the last of OpenAI's messages
 KEEP_ALIVE_S = 15.0  # proxies close connections that are silent for longer
 
 
@@ -14,6 +15,11 @@ def event(kind: str, data: Any, number: int | None = None) -> str:
     """One event; JSON holds no raw line break, so it stays one line. ``number``: to go on after it later."""
     head = "" if number is None else f"id: {number}\n"
     return f"{head}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def message(data: Any) -> str:
+    """One message without a kind, as OpenAI sends them."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def event_stream(*sources: AsyncIterator[str]) -> StreamingResponse:

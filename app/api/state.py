@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated
@@ -26,12 +27,13 @@ log = logging.getLogger(__name__)
 class AppState:
     """The service once it is open, and what lives as long as the app.
 
-    ``ears`` bounds the recordings decoded at a time; ``on_failure`` is called when the model cannot
-    be loaded.
+    ``ears`` bounds the recordings decoded at a time, ``compilers`` the schemas tried out; ``on_failure`` is
+    called when the model cannot be loaded.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.started = time.time()
         self.service: Service | None = None
         self.jobs: Jobs | None = None
         self.failure: Exception | None = None
@@ -39,6 +41,7 @@ class AppState:
         self.on_failure: Callable[[], None] = lambda: None
         self.draining = False
         self.ears = CapacityLimiter(settings.cpu_threads or os.cpu_count() or 1)
+        self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()
 

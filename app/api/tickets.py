@@ -10,6 +10,7 @@ from typing import TypeVar
 from fastapi import Request as HttpRequest
 
 from app.api.metrics import Metrics
+from app.engine.grammar import Grammar
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.model.prompt import Message
 from app.service import Service
@@ -23,13 +24,18 @@ class Disconnected(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """One conversation to continue with these adapters. ``heard_s``: what preparing its audio took."""
+    """One conversation to continue with these adapters. ``heard_s``: what preparing its audio took.
+
+    ``fit``: shorten the answer to the room that the prompt leaves, rather than refuse.
+    """
 
     messages: Sequence[Message]
     shares: tuple[Share, ...]
     sampling: Sampling
     heard_s: float
     audio_seconds: float
+    grammar: Grammar | None = None
+    fit: bool = False
 
 
 class Ticket:
@@ -57,12 +63,19 @@ class Ticket:
             if isinstance(event, Done):
                 return
 
-    async def done(self) -> Done:
-        """Wait for the end. Raises the error of a request that failed."""
+    async def whole(self) -> tuple[list[Token], Done]:
+        """Wait for all tokens and the end. Raises the error of a request that failed."""
+        tokens: list[Token] = []
         async for event in self.events():
             if isinstance(event, Done):
-                return event
+                return tokens, event
+            tokens.append(event)
         raise AssertionError("events end with Done")
+
+    async def done(self) -> Done:
+        """Wait for the end. Raises the error of a request that failed."""
+        _, done = await self.whole()
+        return done
 
     def _arrive(self, event: Event) -> None:
         if isinstance(event, Done | Failed):
@@ -90,6 +103,8 @@ class Desk:
             question.sampling,
             ticket.emit,
             self._deadline,
+            question.grammar,
+            question.fit,
         )
         self._service.engine.submit(ticket.request)
         self._tickets.append(ticket)

@@ -91,14 +91,19 @@ def receive_json(body: bytes, folder: Path, settings: Settings) -> Uploaded:
         wanted = NewAdapter.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise invalid_fields(error) from None
+    bring(wanted.source, folder, settings)
+    return Uploaded(name=wanted.name, replace=wanted.replace)
+
+
+def bring(source: str, folder: Path, settings: Settings) -> None:
+    """Fetch a source, if this server may, into ``folder``. Blocking."""
     fetch(
-        wanted.source,
+        source,
         folder,
         roots=settings.adapter_roots,
         prefixes=settings.adapter_sources,
         limits=_limits(settings),
     )
-    return Uploaded(name=wanted.name, replace=wanted.replace)
 
 
 def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from app.engine.lora import AdapterBank
+from app.engine.tower_graphs import TowerGraphs
 from app.model.features import Clip
 from app.model.tower import run_tower
 
@@ -27,11 +28,17 @@ class AudioEncoder:
         self._tower = model.model.audio_tower
         self._projector: nn.Module = model.model.multi_modal_projector
         self._bank = bank
+        self._graphs = TowerGraphs(self._tower) if self._tower.conv1.weight.is_cuda else None
         self._cache: OrderedDict[CacheKey, torch.Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._used_bytes = 0
         self.hits = 0
         self.misses = 0
+
+    def warm_up(self) -> None:
+        """Capture the tower where there are graphs."""
+        if self._graphs:
+            self._graphs.warm_up()
 
     def encode(self, clips: Sequence[Clip], tower: Row, projector: Row) -> torch.Tensor:
         """Embeddings [audio tokens of all clips, hidden size] under the adapters that touch either part."""
@@ -54,8 +61,12 @@ class AudioEncoder:
             self._cache.move_to_end(key)
             return self._cache[key]
         self.misses += 1
-        self._bank.select([row])
-        (hidden,) = run_tower(self._tower, [clip.mel], [clip.frames])
+        if self._graphs and not row:
+            self._bank.select([])
+            hidden = self._graphs.hear(clip)
+        else:
+            self._bank.select([row])
+            (hidden,) = run_tower(self._tower, [clip.mel], [clip.frames])
         self._keep(key, hidden)
         return hidden
 

@@ -1,8 +1,9 @@
 """The engine: one thread that owns the GPU and steps all running sequences together.
 
 A request's way: `submit` → inbox → scheduler (waiting) → `_claim` (its adapters get slots) → running →
-`Runner.step` once per step → `_accept` (text, stop, limits) → events, until `_finish`. What a classification
-hears goes another way: `listen` → one clip between two steps → future.
+`_launch` once per step → `_land` (text, stop, limits) → events, until `_finish`. On CUDA a step is queued
+before the last one's tokens are read. What a classification hears goes another way: `listen` → one clip
+between two steps → future.
 """
 
 import logging
@@ -11,17 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 from app.engine.host_cache import HostCache
+from app.engine.limits import EngineLimits
 from app.engine.memory import MemoryPlan
 from app.engine.pages import PagePool
 from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
 from app.engine.residency import Residency
 from app.engine.runner import Runner
+from app.engine.sampler import Choice, Drawn
 from app.engine.scheduler import Chunk, Claim, Scheduler
 from app.engine.slots import SlotTable
 from app.engine.stats import EngineStats
@@ -45,19 +47,6 @@ T = TypeVar("T")
 _CLOSING = "The server is shutting down; try again in a moment."
 
 
-@dataclass(frozen=True)
-class EngineLimits:
-    """What the engine may take; see `Settings` for the meaning and units of each."""
-
-    max_resident: int
-    max_batch: int
-    max_queue: int
-    step_tokens: int
-    max_context: int
-    host_cache_bytes: int
-    encoder_cache_bytes: int
-
-
 class Engine:
     """Continuous batching over one resident model. Public methods may be called from any thread."""
 
@@ -65,13 +54,14 @@ class Engine:
         self.limits = limits
         self.memory = memory
         self.stats = EngineStats()
-        self.runner = Runner(loaded, registry, memory.pages, memory.page_size, limits.encoder_cache_bytes)
+        self.runner = Runner(loaded, registry, limits, memory)
         host = HostCache(registry, loaded.dtype, limits.host_cache_bytes, self._wake)
         self.residency = Residency(SlotTable(limits.max_resident), host, self.runner)
         self.scheduler = Scheduler(PagePool(memory.pages, memory.page_size), limits.max_batch, limits.step_tokens)
         self._model = loaded.model
         self._prompt = PromptRenderer(loaded.processor)
         self._sequences: dict[str, Sequence] = {}
+        self._flights: deque[tuple[list[Sequence], Drawn]] = deque()  # steps whose tokens nobody has read yet
         self._listening: set[Future[Listened]] = set()
         self._listeners, self._background = Tasks(), Tasks()
         self._inbox: deque[Callable[[], None]] = deque()
@@ -196,11 +186,13 @@ class Engine:
 
     def _run(self) -> None:
         with torch.inference_mode():
+            self.runner.warm_up()
             while not self._stopping:
                 try:
                     self._turn()
                 except Exception:  # a fault of ours: whoever runs is told, the thread lives on
                     log.exception("a turn of the engine failed")
+                    self._flights.clear()
                     self._fail_all(EngineFault("The engine met a fault; the request may be sent again."))
             self._take_inbox()
             self._fail_all(NotReady(_CLOSING))
@@ -214,9 +206,11 @@ class Engine:
         chunks = self.scheduler.plan(self._claim)
         if chunks:
             self._step(chunks)
+        idle = not self._flights
+        self._land(1 if chunks and self.runner.overlaps else 0)
         self._listeners.advance()
         self._background.advance()
-        if not chunks:
+        if idle:
             self._wait()
 
     def _fail_all(self, error: OvertoneError) -> None:
@@ -231,47 +225,62 @@ class Engine:
         """One step for all; a chunk that makes it fail is found by stepping each alone."""
         begun = time.monotonic()
         try:
-            tokens = self.runner.step(chunks)
+            self._launch(chunks)
         except Exception:
             log.exception("a step of %d sequences failed; stepping each alone", len(chunks))
+            self._land()
             self._step_each(chunks)
-        else:
-            self._accept(chunks, tokens)
         self.stats.step(len(chunks), time.monotonic() - begun)
 
     def _step_each(self, chunks: list[Chunk]) -> None:
         """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
         for chunk in chunks:
+            if chunk.sequence.request.id not in self._sequences:
+                continue
             try:
-                tokens = self.runner.step([chunk])
+                self._launch([chunk])
             except Exception:
                 log.exception("request %s failed", chunk.sequence.request.id)
                 self._fail(chunk.sequence, EngineFault("This request failed inside the model; others go on."))
-            else:
-                self._accept([chunk], tokens)
+            self._land()
 
-    def _accept(self, chunks: list[Chunk], tokens: list[int | None]) -> None:
-        """Count what was computed and hand each sequence its next token."""
-        finals = [chunk.final for chunk in chunks]
+    def _launch(self, chunks: list[Chunk]) -> None:
+        """Queue a step, and count as done what it will do; `_land` reads its tokens."""
+        drawn = self.runner.launch(chunks)
         for chunk in chunks:
             chunk.sequence.computed += chunk.tokens
-        ended = (chunk.sequence for chunk, final in zip(chunks, finals, strict=True) if final)
-        for sequence, token in zip(ended, tokens, strict=True):
-            if token is None:
-                self._fail(sequence, EngineFault("The model's output was not finite (NaN or overflow)."))
-            else:
-                self._take_token(sequence, token)
+            chunk.sequence.flying += chunk.final
+        self._flights.append(([chunk.sequence for chunk in chunks if chunk.final], drawn))
 
-    def _take_token(self, sequence: Sequence, token: int) -> None:
+    def _land(self, under_way: int = 0) -> None:
+        """Hand each sequence the tokens of finished steps, all but the last ``under_way``."""
+        while len(self._flights) > under_way:
+            sequences, drawn = self._flights.popleft()
+            for sequence in sequences:
+                sequence.flying -= 1
+            for sequence, choice in zip(sequences, drawn.result(), strict=True):
+                if sequence.request.id not in self._sequences:
+                    continue  # ended after the step was queued
+                if choice is None:
+                    grammar = sequence.request.grammar
+                    error = grammar.error if grammar else None
+                    self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
+                else:
+                    self._take_token(sequence, choice)
+
+    def _take_token(self, sequence: Sequence, choice: Choice) -> None:
         now, sampling = time.monotonic(), sequence.request.sampling
+        token, grammar = choice.token, sequence.request.grammar
         if sequence.first_token is None:
             sequence.first_token = now
         sequence.tokens.append(token)
         if token in self._prompt.eos_ids and not sampling.ignore_eos:
             return self._finish(sequence, "stop")
         self.stats.generated_tokens += 1
-        _emit(sequence, Token(token, sequence.stream.push(token)))
-        if sequence.stream.stopped:
+        if grammar:
+            grammar.accept(token)
+        _emit(sequence, Token(token, sequence.stream.push(token), choice.logprobs))
+        if sequence.stream.stopped or (grammar and grammar.finished):
             self._finish(sequence, "stop")
         elif sequence.new_tokens >= sampling.max_new_tokens:
             self._finish(sequence, "length")

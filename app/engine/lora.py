@@ -6,15 +6,18 @@ and 0 elsewhere: ``y += ((x @ A.T) * mask) @ B``. Ranks are just column ranges, 
 zero row, a mix is a row with several ranges set, and loading an adapter is a copy into columns.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from app.engine.slots import Slot
-from app.registry.weights import AdapterWeights
+from app.model.base import part_of
+from app.registry.weights import AdapterWeights, LoraPair
+
+_LAYERS = "model.language_model.layers."
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,60 @@ class Pair:
 
 @dataclass(frozen=True)
 class HostAdapter:
-    """An adapter in host memory, in the model's dtype."""
+    """An adapter in host memory, in the model's dtype.
+
+    ``pairs`` by module path. ``stacks``: the language model's, by projection, all layers in one: ``a``
+    [layers, rank, in], ``b`` [layers, rank, out]; the pairs of its layers are views of them.
+    """
 
     pairs: Mapping[str, Pair]
     projector: Mapping[str, torch.Tensor]
     rank: int
     nbytes: int
+    stacks: Mapping[str, Pair] = field(default_factory=dict)
 
 
 def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
     """Fold each layer's scaling into B (in float32) and cast."""
-    pairs = {
-        path: Pair(pair.a.to(dtype).contiguous(), (pair.b.float().T * pair.scaling).to(dtype).contiguous())
-        for path, pair in weights.lora.items()
-    }
+    pairs: dict[str, Pair] = {}
+    stacks: dict[str, Pair] = {}
+    for name, places in _by_projection(weights.lora).items():
+        stacks[name] = _stack([weights.lora[path] for path in places], list(places.values()), dtype)
+        for path, layer in places.items():
+            rank = weights.lora[path].a.shape[0]
+            pairs[path] = Pair(stacks[name].a[layer, :rank], stacks[name].b[layer, :rank])
+    held = [tensor for stack in stacks.values() for tensor in (stack.a, stack.b)]
+    for path, pair in weights.lora.items():
+        if path not in pairs:
+            pairs[path] = Pair(pair.a.to(dtype).contiguous(), (pair.b.float().T * pair.scaling).to(dtype).contiguous())
+            held += [pairs[path].a, pairs[path].b]
     projector = {path: tensor.to(dtype) for path, tensor in weights.projector.items()}
-    tensors = [t for pair in pairs.values() for t in (pair.a, pair.b)] + list(projector.values())
-    return HostAdapter(pairs, projector, weights.rank, sum(t.nbytes for t in tensors))
+    size = sum(tensor.nbytes for tensor in [*held, *projector.values()])
+    return HostAdapter(pairs, projector, weights.rank, size, stacks)
+
+
+def _by_projection(paths: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The language model's module paths with their layers, by what follows the layer's number; `lm_head` is layer 0."""
+    found: dict[str, dict[str, int]] = {}
+    for path in paths:
+        if path == "lm_head":
+            found[path] = {path: 0}
+        elif path.startswith(_LAYERS):
+            layer, _, name = path.removeprefix(_LAYERS).partition(".")
+            found.setdefault(name, {})[path] = int(layer)
+    return found
+
+
+def _stack(pairs: Sequence[LoraPair], layers: Sequence[int], dtype: torch.dtype) -> Pair:
+    """Layers of one projection in one tensor each, zero where there is nothing; ranks may differ."""
+    depth, rank = max(layers) + 1, max(pair.a.shape[0] for pair in pairs)
+    a = torch.zeros(depth, rank, pairs[0].a.shape[1], dtype=dtype)
+    b = torch.zeros(depth, rank, pairs[0].b.shape[0], dtype=dtype)
+    for pair, layer in zip(pairs, layers, strict=True):
+        own = pair.a.shape[0]
+        a[layer, :own] = pair.a
+        b[layer, :own] = pair.b.float().T * pair.scaling
+    return Pair(a, b)
 
 
 class MultiLoRALinear(nn.Linear):
@@ -76,10 +116,13 @@ class MultiLoRALinear(nn.Linear):
 
 
 class AdapterBank:
-    """The columns of every layer, and the projector deltas of the resident adapters."""
+    """The columns of every layer, and the projector deltas of the resident adapters.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = _install(model)
+    Without ``language_model`` it holds the audio side's alone.
+    """
+
+    def __init__(self, model: nn.Module, language_model: bool = True) -> None:
+        self._layers = _install(model, language_model)
         self._base_projector = {
             path: parameter for path, parameter in model.named_parameters() if "multi_modal_projector" in path
         }
@@ -94,7 +137,9 @@ class AdapterBank:
         self._slots[slot.uid] = slot
         self._selected = None
         for path, pair in adapter.pairs.items():
-            layer = self._layers[path]
+            layer = self._layers.get(path)
+            if layer is None:
+                continue
             layer.users.add(slot.uid)  # first, so that `clear` also finds a copy that failed half-way
             layer.grow(capacity)
             end = slot.start + pair.a.shape[0]
@@ -153,9 +198,13 @@ class AdapterBank:
         return {path: tensor.to(self._reference.dtype) for path, tensor in merged.items()}
 
 
-def _install(model: nn.Module) -> dict[str, MultiLoRALinear]:
-    """Replace every linear layer in place."""
-    linears = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+def _install(model: nn.Module, language_model: bool) -> dict[str, MultiLoRALinear]:
+    """Replace every linear layer in place, the language model's only if wanted."""
+    linears = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (language_model or part_of(path) != "language_model")
+    ]
     layers = {}
     for path, module in linears:
         parent, _, name = path.rpartition(".")

@@ -1,15 +1,21 @@
-"""How the memory is divided: weights are there already; what is the KV cache to take?"""
+"""How the memory is divided: weights are there already; what may the rest be used for?"""
 
+import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from app.engine.kv_cache import PagedCache
+from app.engine.limits import EngineLimits
+from app.errors import BadRequest
 from app.model.base import LoadedModel
 
 PAGE_SIZE = 16  # tokens
+_FUSED_PAGE_SIZE = 64  # as many as a program of the decode attention reads in two turns
 _CPU_BYTES = 512 << 20
-_CUDA_SHARE = 0.85  # of what is free once the weights are loaded; the rest: adapters, activations
+_MARGIN = 1 << 30  # activations of the audio tower, graphs, what PyTorch and CUDA hold for themselves
+_RANK = 16  # of a resident adapter, for the plan
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class MemoryPlan:
     page_size: int
     token_bytes: int
     weight_bytes: int
+    slot_bytes: int = 0
 
     @property
     def kv_bytes(self) -> int:
@@ -28,19 +35,47 @@ class MemoryPlan:
     def __str__(self) -> str:
         tokens = self.pages * self.page_size
         return (
-            f"weights {self.weight_bytes / 1e9:.2f} GB, KV cache {self.kv_bytes / 1e9:.2f} GB = "
-            f"{tokens} tokens ({tokens // 1024} requests of 1024 tokens)"
+            f"weights {self.weight_bytes / 1e9:.2f} GB, adapter slots up to {self.slot_bytes / 1e9:.2f} GB, "
+            f"KV cache {self.kv_bytes / 1e9:.2f} GB = {tokens} tokens ({tokens // 1024} requests of 1024 tokens)"
         )
 
 
-def plan_memory(loaded: LoadedModel, kv_gb: float | None) -> MemoryPlan:
-    """Divide the memory; ``kv_gb`` in 10^9 bytes overrides the default."""
-    token_bytes = PagedCache.token_bytes(loaded.model.config.get_text_config(), loaded.dtype)
+def fused_available(device: torch.device) -> bool:
+    """Whether the fused decoder can run: CUDA and Triton."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) -> MemoryPlan:
+    """Divide the memory; ``kv_gb`` in 10^9 bytes overrides the default. Raises BadRequest when none is left."""
+    config = loaded.model.config.get_text_config()
+    token_bytes = PagedCache.token_bytes(config, loaded.dtype)
+    page_size = _FUSED_PAGE_SIZE if loaded.device.type == "cuda" else PAGE_SIZE
+    slots = _slot_bytes(loaded, limits.max_resident)
     if kv_gb is not None:
         budget = int(kv_gb * 1e9)
     elif loaded.device.type == "cuda":
-        budget = int(torch.cuda.mem_get_info(loaded.device)[0] * _CUDA_SHARE)
+        free = torch.cuda.mem_get_info(loaded.device)[0]
+        budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - _MARGIN
     else:
         budget = _CPU_BYTES
+    pages = budget // (token_bytes * page_size)
+    if pages < 1:
+        raise BadRequest(
+            "The device has no room for a KV cache beside the weights. Lower OVERTONE_MAX_RESIDENT or "
+            "OVERTONE_STEP_TOKENS, free the device, or use one with more memory."
+        )
     weights = sum(p.nbytes for p in loaded.model.parameters())
-    return MemoryPlan(max(1, budget // (token_bytes * PAGE_SIZE)), PAGE_SIZE, token_bytes, weights)
+    return MemoryPlan(pages, page_size, token_bytes, weights, slots)
+
+
+def _slot_bytes(loaded: LoadedModel, residents: int) -> int:
+    """The columns of so many adapters of rank 16 on every projection of the language model."""
+    widths = sum(sum(shape) for path, shape in loaded.spec.linears.items() if "language_model.layers" in path)
+    return residents * _RANK * widths * loaded.dtype.itemsize
+
+
+def _buffer_bytes(config: Any, dtype: torch.dtype, limits: EngineLimits) -> int:
+    """What a step writes between the weights: rows of activations, logits twice over."""
+    rows = max(limits.step_tokens, limits.max_batch)
+    row = 10 * int(config.hidden_size) + 3 * int(config.intermediate_size)
+    return (rows * row + 3 * limits.max_batch * int(config.vocab_size)) * max(dtype.itemsize, 4)

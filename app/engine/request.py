@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.engine.grammar import Grammar
 from app.engine.text import TextStream
 from app.errors import BadRequest, OvertoneError, PromptTooLong
 from app.model.features import Clip
@@ -20,7 +21,10 @@ def new_id() -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
+    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+
+    ``logprobs``: None is off; k tells each token's log probability and those of the k likeliest.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -30,6 +34,7 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
@@ -50,6 +55,7 @@ class Request:
 
     ``prompt``: token ids, each clip standing as its audio tokens. ``shares``: none for the base model.
     ``deadline``: `time.monotonic` seconds. ``emit`` is called on the engine's thread and must not block.
+    ``grammar``: what the answer may say; of this request alone, since it moves on with the answer.
     """
 
     prompt: tuple[int, ...]
@@ -58,12 +64,24 @@ class Request:
     sampling: Sampling
     emit: Callable[["Event"], None]
     deadline: float = float("inf")
+    grammar: Grammar | None = None
     id: str = field(default_factory=new_id)
 
     @property
     def longest(self) -> int:
         """Tokens in the KV cache when every new token is used."""
         return len(self.prompt) + self.sampling.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Natural log probabilities by the model itself, before penalty, temperature and grammar.
+
+    ``chosen``: of the token taken. ``top``: the likeliest as (token id, log probability), best first.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Token:
 
     id: int | None
     text: str
+    logprobs: Logprobs | None = None
 
 
 @dataclass
@@ -120,13 +139,17 @@ class Listened:
 
 
 class Sequence:
-    """A request on its way: its tokens, how many of them the KV cache holds, and its pages."""
+    """A request on its way: its tokens, how many of them the KV cache holds, and its pages.
+
+    ``flying``: tokens that a queued step has drawn and that are not known here yet; they count everywhere.
+    """
 
     def __init__(self, request: Request, stream: TextStream, now: float) -> None:
         self.request = request
         self.stream = stream
         self.tokens: list[int] = list(request.prompt)
         self.computed = 0
+        self.flying = 0
         self.pages: list[int] = []
         self.slots_held = False
         self.cancelled = False
@@ -145,9 +168,23 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def length(self) -> int:
+        """All tokens, those under way included."""
+        return len(self.tokens) + self.flying
+
+    @property
     def pending(self) -> int:
         """Tokens not yet in the KV cache: 1 while decoding, more while prefilling."""
-        return len(self.tokens) - self.computed
+        return self.length - self.computed
+
+    @property
+    def steppable(self) -> bool:
+        """False while a step would be one too many, or would need a token that is not known yet."""
+        if not self.flying:
+            return True
+        request = self.request
+        needs_tokens = self.alone or request.grammar or request.sampling.repetition_penalty != 1.0
+        return not needs_tokens and self.length < self.request.longest
 
     def final_timings(self, now: float) -> Timings:
         """All timings at the sequence's end, in ms."""

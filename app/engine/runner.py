@@ -1,19 +1,20 @@
 """The only room that touches the GPU: a plan of chunks in, next tokens out."""
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from app.engine.alone import AlonePath
+from app.engine.decoder import Decoder, ModuleDecoder
 from app.engine.encoder import AudioEncoder
-from app.engine.kv_cache import ATTENTION, PagedCache, register
-from app.engine.lora import AdapterBank, HostAdapter, MultiLoRALinear
+from app.engine.kv_cache import PagedCache
+from app.engine.limits import EngineLimits
+from app.engine.lora import AdapterBank, HostAdapter
+from app.engine.memory import MemoryPlan, fused_available
 from app.engine.request import Sequence as EngineSequence
-from app.engine.sampler import choose
+from app.engine.sampler import Drawn, choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.model.base import LoadedModel
@@ -21,7 +22,6 @@ from app.model.features import Clip
 from app.model.head import Moments, moments
 from app.registry.registry import Registry
 
-Row = Mapping[str, float]
 SMALL_STEP = 16  # tokens
 AUDIO_PARTS = ("audio_tower", "projector")
 
@@ -29,44 +29,64 @@ AUDIO_PARTS = ("audio_tower", "projector")
 class Runner:
     """Owns the model, the KV cache and the adapter columns. Every method runs on the engine's thread."""
 
-    def __init__(
-        self, loaded: LoadedModel, registry: Registry, pages: int, page_size: int, encoder_cache_bytes: int
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan) -> None:
         model = loaded.model
-        register()
-        self.alone = AlonePath(model, registry.folder)
-        self.bank = AdapterBank(model)
-        self.encoder = AudioEncoder(model, self.bank, encoder_cache_bytes)
         text_config = model.config.get_text_config()
-        self._language_model: Any = model.model.language_model
-        self._language_model.config._attn_implementation = ATTENTION
-        self._lm_head: MultiLoRALinear = model.lm_head
+        fused = fused_available(loaded.device) if limits.decoder == "auto" else limits.decoder == "fused"
+        self.alone = AlonePath(model, registry.folder)
+        self.bank = AdapterBank(model, language_model=not fused)
+        self.encoder = AudioEncoder(model, self.bank, limits.encoder_cache_bytes)
+        self.cache = PagedCache(text_config, memory.pages, memory.page_size, loaded.device, loaded.dtype)
+        self.decoder: Decoder
+        if fused:
+            from app.engine.fused_decoder import FusedDecoder
+
+            self.decoder = FusedDecoder(model, self.cache, limits)
+        else:
+            self.decoder = ModuleDecoder(model, self.bank, self.cache)
         self._audio_token: int = model.config.audio_token_id
-        self._cache = PagedCache(text_config, pages, page_size, loaded.device, loaded.dtype)
         self._device = loaded.device
         self._audio: dict[str, torch.Tensor] = {}
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns before the device is done."""
+        return self.decoder.overlaps
+
+    def warm_up(self) -> None:
+        """Compile and capture whatever the first requests would otherwise wait for."""
+        self.encoder.warm_up()
+        self.decoder.warm_up()
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
         """Make an adapter resident in its slot."""
         self.bank.load(slot, adapter, capacity)
+        self.decoder.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
         self.bank.clear(slot)
+        self.decoder.clear(slot)
 
     def forget(self, sequence: EngineSequence) -> None:
         """Free what is kept for a sequence besides its pages."""
         self._audio.pop(sequence.request.id, None)
+        self.decoder.forget(sequence)
         self.alone.forget(sequence)
 
-    def step(self, chunks: Sequence[Chunk]) -> list[int | None]:
-        """Compute the chunks; the next token of each final one, in order.
-
-        None stands for a row whose logits are not finite: that sequence is lost, its neighbours are not.
-        """
+    def launch(self, chunks: Sequence[Chunk]) -> Drawn:
+        """Compute the chunks and draw the next token of each final one, in order; see `overlaps`."""
         final = [chunk.sequence for chunk in chunks if chunk.final]
         with self._fitting_threads(sum(chunk.tokens for chunk in chunks)):
             logits = self._logits(chunks)
-            return choose(logits, [s.request.sampling for s in final], [s.tokens for s in final]) if final else []
+            drawn = choose(
+                logits,
+                [sequence.request.sampling for sequence in final],
+                [sequence.tokens for sequence in final],
+                [sequence.request.grammar for sequence in final],
+                [sequence.length for sequence in final],
+            )
+            self.decoder.keep(final, drawn.ids)
+            return drawn
 
     def moments(self, clip: Clip) -> Moments:
         """What classification heads hear of a clip: the base's own tower, whatever adapters are resident."""
@@ -88,58 +108,28 @@ class Runner:
     def _logits(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Last-position logits [final chunks, vocabulary], in the chunks' order."""
         together = [chunk for chunk in chunks if not chunk.sequence.alone]
-        rows = dict(zip((id(c) for c in together if c.final), self._together(together), strict=True))
+        if len(together) == len(chunks):
+            return self.decoder.step(chunks, self._heard)
+        rows = {}
+        if together:
+            rows = dict(
+                zip((id(c) for c in together if c.final), self.decoder.step(together, self._heard), strict=True)
+            )
         for chunk in chunks:
             if chunk.sequence.alone:
                 rows[id(chunk)] = self.alone.step(chunk.sequence, chunk.tokens)
-        ordered = [rows[id(chunk)] for chunk in chunks if chunk.final]
-        return torch.stack(ordered) if ordered else torch.empty(0)
+        return torch.stack([rows[id(chunk)] for chunk in chunks if chunk.final])
 
-    def _together(self, chunks: Sequence[Chunk]) -> Sequence[torch.Tensor]:
-        """One packed forward of the language model; logits of the final chunks."""
-        if not chunks:
-            return []
-        embeddings = torch.cat([self._embed(chunk) for chunk in chunks])[None]
-        positions = torch.cat([torch.arange(c.sequence.computed, c.sequence.computed + c.tokens) for c in chunks])[
-            None
-        ].to(self._device)
-        layout = self._cache.plan([(c.sequence.pages, c.sequence.computed, c.tokens) for c in chunks])
-        self.bank.select([row_of(c.sequence) for c in chunks], [c.tokens for c in chunks])
-        hidden = self._language_model(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            attention_mask={"full_attention": None},
-            past_key_values=self._cache,
-            use_cache=False,
-            layout=layout,
-        ).last_hidden_state
-        ends = itertools.accumulate(chunk.tokens for chunk in chunks)
-        last = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.final]
-        return self._head(hidden, last)
-
-    def _head(self, hidden: torch.Tensor, last: list[int]) -> Sequence[torch.Tensor]:
-        """Logits [vocabulary] of the packed positions ``last`` alone."""
-        mask = self._lm_head.mask
-        if mask is not None:
-            self._lm_head.mask = mask[:, last]
-        logits = self._lm_head(hidden[:, last])[0]
-        self._lm_head.mask = mask
-        return list(logits)
-
-    def _embed(self, chunk: Chunk) -> torch.Tensor:
-        """Input embeddings [tokens, hidden size] of a chunk, audio put in place of its placeholders."""
-        sequence, start = chunk.sequence, chunk.sequence.computed
-        ids = sequence.tokens[start : start + chunk.tokens]
-        embeddings: torch.Tensor = self._language_model.embed_tokens(torch.tensor(ids, device=self._device))
-        if not sequence.request.clips or start >= len(sequence.request.prompt):
-            return embeddings
-        places = [place for place, token in enumerate(ids) if token == self._audio_token]
-        if places:
-            heard = self._listen(sequence)
-            first = sequence.tokens[:start].count(self._audio_token)
-            index = torch.tensor(places, device=self._device)
-            embeddings = embeddings.index_copy(0, index, heard[first : first + len(places)])
-        return embeddings
+    def _heard(self, chunk: Chunk) -> tuple[list[int], torch.Tensor] | None:
+        """Where in a chunk audio stands, and its embeddings [places, hidden size]; None without audio."""
+        sequence = chunk.sequence
+        if not sequence.request.clips or chunk.start >= len(sequence.request.prompt):
+            return None
+        places = [place for place, token in enumerate(chunk.ids) if token == self._audio_token]
+        if not places:
+            return None
+        first = sequence.tokens[: chunk.start].count(self._audio_token)
+        return places, self._listen(sequence)[first : first + len(places)]
 
     def _listen(self, sequence: EngineSequence) -> torch.Tensor:
         """Audio embeddings of a sequence's clips, kept until it ends."""
@@ -153,8 +143,3 @@ class Runner:
             self._audio[request.id] = self.encoder.encode(request.clips, tower, projector)
             sequence.timings.audio = 1e3 * (time.monotonic() - begun)
         return self._audio[request.id]
-
-
-def row_of(sequence: EngineSequence) -> Row:
-    """The weights of a sequence's adapters by uid."""
-    return {share.adapter.uid: share.weight for share in sequence.request.shares}

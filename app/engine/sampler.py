@@ -1,29 +1,105 @@
 """From logits to tokens. Randomness is one uniform number a token, drawn from (seed, position) alone."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from app.engine.request import Sampling
+from app.engine.grammar import Grammar
+from app.engine.request import Logprobs, Sampling
+
+_LOST = -1  # stands for the token of a row in which there is nothing to choose
 
 
-def choose(logits: torch.Tensor, samplings: Sequence[Sampling], seen: Sequence[Sequence[int]]) -> list[int | None]:
-    """One token a row of ``logits`` [rows, vocabulary]; None where a row holds NaN or infinity.
+@dataclass(frozen=True)
+class Choice:
+    """The next token of a row, with log probabilities where they were asked for."""
 
-    ``seen``: prompt and answer so far of each row; their length is the position of the new token.
-    The order is transformers': repetition penalty, temperature, top-k, top-p.
+    token: int
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The tokens of a step, possibly still being computed.
+
+    ``ids`` [rows] on the device; ``host``, the same, and ``told``, (chosen, values, ids) of the rows that asked
+    for log probabilities, are on their way here until ``arrived``.
     """
-    logits = logits.float()
-    finite = torch.isfinite(logits).all(-1).tolist()
-    for row, (sampling, tokens) in enumerate(zip(samplings, seen, strict=True)):
+
+    ids: torch.Tensor
+    host: torch.Tensor
+    told: Mapping[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    arrived: torch.cuda.Event | None
+
+    def result(self) -> list[Choice | None]:
+        """One choice a row, waiting for it; None where a row was not finite, or its grammar at an end."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        told = {
+            row: Logprobs(float(chosen), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+            for row, (chosen, values, ids) in self.told.items()
+        }
+        return [
+            None if token == _LOST else Choice(token, told.get(row)) for row, token in enumerate(self.host.tolist())
+        ]
+
+
+def choose(
+    logits: torch.Tensor,
+    samplings: Sequence[Sampling],
+    seen: Sequence[Sequence[int]],
+    grammars: Sequence[Grammar | None],
+    positions: Sequence[int],
+) -> Drawn:
+    """One token a row of ``logits`` [rows, vocabulary], without waiting for the device.
+
+    ``seen``: prompt and answer so far, for the repetition penalty. ``positions``: of the new tokens.
+    The order is transformers': grammar, repetition penalty, temperature, top-k, top-p. Log probabilities are
+    the model's own, before all of them, as in vLLM.
+    """
+    usable = torch.isfinite(logits).all(-1)
+    raw = {row: logits[row].float().log_softmax(-1) for row, each in enumerate(samplings) if each.logprobs is not None}
+    if any(grammars) or any(sampling.repetition_penalty != 1.0 for sampling in samplings):
+        logits = logits.float().clone()
+    for row, (sampling, tokens, grammar) in enumerate(zip(samplings, seen, grammars, strict=True)):
+        if grammar and not _constrain(logits[row], grammar):
+            usable[row] = False
         if sampling.repetition_penalty != 1.0:
             _penalise(logits[row], tokens, sampling.repetition_penalty)
-    ids: list[int] = logits.argmax(-1).tolist()
-    for row, (sampling, tokens) in enumerate(zip(samplings, seen, strict=True)):
-        if finite[row] and not sampling.greedy:
-            ids[row] = _draw(logits[row], sampling, len(tokens))
-    return [token if ok else None for token, ok in zip(ids, finite, strict=True)]
+    ids = logits.argmax(-1)
+    for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
+        if not sampling.greedy:
+            ids[row] = _draw(logits[row].float(), sampling, position)
+    told = {}
+    for row, chances in raw.items():
+        values, likeliest = chances.topk(min(samplings[row].logprobs or 0, len(chances)))
+        told[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(likeliest))
+    ids = torch.where(usable, ids, _LOST)
+    host = _fetch(ids)
+    arrived = torch.cuda.Event() if ids.is_cuda else None  # type: ignore[no-untyped-call]
+    if arrived is not None:
+        arrived.record()
+    return Drawn(ids, host, told, arrived)
+
+
+def _fetch(values: torch.Tensor) -> torch.Tensor:
+    """A copy on the host, under way when this returns."""
+    if not values.is_cuda:
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
+def _constrain(logits: torch.Tensor, grammar: Grammar) -> bool:
+    """Leave of one row [vocabulary] what may come next, in place; False when nothing may."""
+    words = np.zeros(-(-len(logits) // 32), np.int32)
+    grammar.fill(words)
+    allowed = np.unpackbits(words.view(np.uint8), count=len(logits), bitorder="little").view(np.bool_)
+    logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
+    return bool(allowed.any())
 
 
 def _penalise(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> None:
@@ -33,7 +109,7 @@ def _penalise(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> No
     logits[index] = torch.where(scores < 0, scores * penalty, scores / penalty)
 
 
-def _draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
+def _draw(logits: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
     """One draw from the filtered distribution of one row [vocabulary]."""
     # the likeliest becomes 0 first, so that no temperature overflows
     scores, order = ((logits - logits.max()) / sampling.temperature).sort(descending=True)
@@ -41,9 +117,9 @@ def _draw(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
         scores, order = scores[: sampling.top_k], order[: sampling.top_k]
     probabilities = scores.softmax(-1, dtype=torch.float64)
     reached = probabilities.cumsum(-1)
-    kept = reached - probabilities < sampling.top_p
+    kept = reached - probabilities < sampling.top_p  # a beginning of the order
     kept[0] = True
-    reached = reached[kept]
     uniform = random.Random(f"{sampling.seed}:{position}").random()
-    rank = int(torch.searchsorted(reached, reached[-1] * uniform, right=True))
-    return int(order[min(rank, len(reached) - 1)])
+    limit = torch.where(kept, reached, 0.0).max()
+    rank = torch.searchsorted(reached, (limit * uniform)[None], right=True)
+    return order[torch.minimum(rank, kept.sum() - 1)][0]

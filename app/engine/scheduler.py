@@ -19,15 +19,22 @@ class Claim(Enum):
 
 @dataclass(frozen=True)
 class Chunk:
-    """``tokens`` more of ``sequence`` in this step."""
+    """The ``tokens`` from index ``start`` of ``sequence`` in this step; ``final``: it brings the next token."""
 
     sequence: Sequence
+    start: int
     tokens: int
+    final: bool
 
     @property
-    def final(self) -> bool:
-        """True when the step brings the sequence's next token."""
-        return self.tokens == self.sequence.pending
+    def decodes(self) -> bool:
+        """True for one token of the answer, False for a part of the prompt."""
+        return self.tokens == 1 and self.start >= len(self.sequence.request.prompt)
+
+    @property
+    def ids(self) -> list[int]:
+        """The chunk's token ids; of a token still under way there is none."""
+        return self.sequence.tokens[self.start : self.start + self.tokens]
 
 
 class Scheduler:
@@ -59,16 +66,19 @@ class Scheduler:
     def plan(self, claim: Callable[[Sequence], Claim]) -> list[Chunk]:
         """The chunks of the next step, decodes first; empty when there is nothing to do."""
         for sequence in list(self.running):
-            if sequence in self.running and not sequence.alone:
+            if sequence in self.running and sequence.steppable and not sequence.alone:
                 self._make_room(sequence)
-        decodes = [Chunk(s, 1) for s in self.running if s.pending == 1]
+        steppable = [s for s in self.running if s.steppable]
+        decodes = [_chunk(s, 1) for s in steppable if s.pending == 1]
         budget = self._step_tokens - len(decodes)
         prefills: list[Chunk] = []
-        for sequence in [s for s in self.running if s.pending > 1]:
+        for sequence in [s for s in steppable if s.pending > 1]:
             budget -= self._add_prefill(prefills, sequence, budget)
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_batch:
                 break
+            if sequence.flying:  # sent back with a token still under way
+                continue
             answer = self._admit(sequence, claim)
             if answer is Claim.FULL:
                 break
@@ -80,12 +90,12 @@ class Scheduler:
         """Plan as much of a prompt as fits; the tokens planned."""
         tokens = sequence.pending if sequence.alone else min(sequence.pending, budget)
         if tokens > 0:
-            prefills.append(Chunk(sequence, tokens))
+            prefills.append(_chunk(sequence, tokens))
         return max(tokens, 0)
 
     def _admit(self, sequence: Sequence, claim: Callable[[Sequence], Claim]) -> Claim:
         """Move a waiting sequence to the running ones, if it has slots and pages for its whole prompt."""
-        if not sequence.alone and not self.pool.grow(sequence.pages, len(sequence.tokens)):
+        if not sequence.alone and not self.pool.grow(sequence.pages, sequence.length):
             return Claim.FULL
         answer = claim(sequence)
         if answer is Claim.READY:
@@ -97,7 +107,7 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence) -> None:
         """A page for the sequence's next token, at the youngest's expense if need be (itself included)."""
-        while not self.pool.grow(sequence.pages, len(sequence.tokens)):
+        while not self.pool.grow(sequence.pages, sequence.length):
             victim = next(s for s in reversed(self.running) if s.pages)
             self._preempt(victim)
             if victim is sequence:
@@ -109,3 +119,7 @@ class Scheduler:
         self.pool.release(sequence.pages)
         sequence.computed = 0
         self.waiting.appendleft(sequence)
+
+
+def _chunk(sequence: Sequence, tokens: int) -> Chunk:
+    return Chunk(sequence, sequence.computed, tokens, tokens == sequence.pending)

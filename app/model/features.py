@@ -53,6 +53,10 @@ class FeatureExtractor:
             )
         return [self.clip(window, f"{recording.sha256}:{index}") for index, window in enumerate(windows)]
 
+    def seconds(self, clip: Clip) -> float:
+        """How long a clip lasts, to a frame."""
+        return clip.frames * self.hop / self.sample_rate
+
     def _windows(self, samples: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """Cut evenly, so that the last clip is never too short to be encoded."""
         count = max(1, -(-len(samples) // self._extract.n_samples))

@@ -18,6 +18,14 @@ class Message:
     parts: tuple[str | Clip, ...]
 
 
+# byte-level BPE writes each byte as a printable character (GPT-2): those that are printable as themselves,
+# the others, in order, from 256 on
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))
+}
+
+
 class PromptRenderer:
     """Renders with the chat template; each clip stands as its number of audio tokens."""
 
@@ -66,6 +74,13 @@ class PromptRenderer:
         """Text of answer tokens, control tokens left out."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for; of byte-level BPE that may be half a character."""
+        piece: str = self._tokenizer.convert_ids_to_tokens(token) or ""
+        if token in self._tokenizer.added_tokens_decoder:
+            return piece.encode()
+        return bytes(_BYTES[character] for character in piece)
 
     def _template_form(self, message: Message) -> dict[str, Any]:
         content = []

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-_MARGIN = 8  # mel frames that the convolutions at the last valid position may look at, and more
+MARGIN = 8  # mel frames that the convolutions at the last valid position may look at, and more
 
 
 def run_tower(tower: Any, mels: Sequence[torch.Tensor], frames: Sequence[int]) -> list[torch.Tensor]:
@@ -18,28 +18,42 @@ def run_tower(tower: Any, mels: Sequence[torch.Tensor], frames: Sequence[int]) -
     """
     weight = tower.conv1.weight
     longest = max(frames)
-    mel = torch.stack([mel[:, : longest + _MARGIN] for mel in mels]).to(weight.device, weight.dtype)
+    mel = torch.stack([mel[:, : longest + MARGIN] for mel in mels]).to(weight.device, weight.dtype)
+    lengths = [convolved(count) for count in frames]
+    hidden = pass_through(tower, mel, max(lengths), _mask(lengths, weight))
+    return [row[: pooled(length)] for row, length in zip(hidden, lengths, strict=True)]
+
+
+def pass_through(tower: Any, mel: torch.Tensor, length: int, mask: torch.Tensor | None) -> torch.Tensor:
+    """The tower's modules on mel [clips, mel bins, frames], of which ``length`` positions go through the layers.
+
+    ``mask``: additive, [clips, 1, length, length]. Returns [clips, length / 2, tower width].
+    """
     hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(mel)))).permute(0, 2, 1)
-    lengths = [_convolved(count) for count in frames]
-    hidden = hidden[:, : max(lengths)] + tower.embed_positions.weight[: max(lengths)]
-    mask = _mask(lengths, hidden)
+    hidden = hidden[:, :length] + tower.embed_positions.weight[:length]
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-    hidden = tower.layer_norm(hidden)
-    return [row[: (length - 2) // 2 + 1] for row, length in zip(hidden, lengths, strict=True)]
+    normed: torch.Tensor = tower.layer_norm(hidden)
+    return normed
 
 
-def _convolved(frames: int) -> int:
+def convolved(frames: int) -> int:
+    """Positions after the stride-2 convolution."""
     return (frames - 1) // 2 + 1
 
 
-def _mask(lengths: Sequence[int], hidden: torch.Tensor) -> torch.Tensor | None:
+def pooled(length: int) -> int:
+    """Audio tokens of so many positions."""
+    return (length - 2) // 2 + 1
+
+
+def _mask(lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor | None:
     """Additive mask [clips, 1, longest, longest] where lengths differ; none where they do not."""
-    if len(set(lengths)) == 1:
+    longest = max(lengths)
+    if min(lengths) == longest:
         return None
-    position = torch.arange(hidden.shape[1], device=hidden.device)
-    padded = position >= torch.tensor(lengths, device=hidden.device)[:, None]
-    mask = torch.zeros(len(lengths), 1, 1, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
-    mask.masked_fill_(padded[:, None, None], torch.finfo(hidden.dtype).min)
-    return mask.expand(-1, 1, hidden.shape[1], -1)
+    padded = torch.arange(longest, device=like.device) >= torch.tensor(lengths, device=like.device)[:, None]
+    mask = torch.zeros(len(lengths), 1, 1, longest, dtype=like.dtype, device=like.device)
+    mask.masked_fill_(padded[:, None, None], torch.finfo(like.dtype).min)
+    return mask.expand(-1, 1, longest, -1)

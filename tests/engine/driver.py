@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
+from app.engine.grammar import Grammar
+from app.engine.limits import EngineLimits
 from app.engine.memory import PAGE_SIZE, MemoryPlan
-from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
+from app.engine.request import Done, Event, Failed, Logprobs, Request, Sampling, Share, Token
 from app.errors import OvertoneError
 from app.model.base import LoadedModel
 from app.model.features import Clip
@@ -28,6 +30,7 @@ class Answer:
     """What came back for one request."""
 
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs | None] = field(default_factory=list)
     text: str = ""
     done: Done | None = None
     error: OvertoneError | None = None
@@ -69,7 +72,13 @@ class Driver:
         waves = [WAVES[index] for index in job.waves]
         return [Message("user", (*clips_of(self.loaded, *waves), job.prompt))]
 
-    def submit(self, job: Job, sampling: Sampling | None = None, deadline: float = float("inf")) -> Request:
+    def submit(
+        self,
+        job: Job,
+        sampling: Sampling | None = None,
+        deadline: float = float("inf"),
+        grammar: Grammar | None = None,
+    ) -> Request:
         messages = self.messages(job)
         clips = tuple(p for m in messages for p in m.parts if isinstance(p, Clip))
         events: queue.Queue[Event] = queue.Queue()
@@ -80,6 +89,7 @@ class Driver:
             sampling or greedy(NEW),
             events.put,
             deadline,
+            grammar,
         )
         self.engine.submit(request)
         self._queues.append((request, events))
@@ -115,7 +125,9 @@ class Driver:
             event = events.get(timeout=60)
             if isinstance(event, Token):
                 answer.text += event.text
-                answer.tokens += [] if event.id is None else [event.id]
+                if event.id is not None:
+                    answer.tokens.append(event.id)
+                    answer.logprobs.append(event.logprobs)
             elif isinstance(event, Failed):
                 answer.error = event.error
             else:

@@ -8,17 +8,17 @@ from tests.engine.driver import Driver, Job
 def logits_of(driver: Driver, job: Job) -> torch.Tensor:
     """Last-position logits of a prompt, taken where the sampler gets them."""
     seen = []
-    runner = driver.engine.runner
-    original = runner._head
+    decoder = driver.engine.runner.decoder
+    original = decoder._head
 
     def spy(hidden, last):
         rows = original(hidden, last)
         seen.extend(row.clone() for row in rows)
         return rows
 
-    runner._head = spy
+    decoder._head = spy
     driver.ask(job)
-    runner._head = original
+    decoder._head = original
     return torch.stack(seen)
 
 
@@ -38,7 +38,7 @@ def test_poisoned_pages_never_reach_an_answer(drive, expected):
     driver = drive()
 
     def poison():
-        cache = driver.engine.runner._cache
+        cache = driver.engine.runner.cache
         cache.keys[:, : cache.null] = float("nan")
         cache.values[:, : cache.null] = float("nan")
 

@@ -89,14 +89,14 @@ def test_a_full_queue_says_so(drive):
 def test_an_exception_in_a_step_harms_its_own_request_alone(drive, expected):
     driver = drive()
     runner = driver.engine.runner
-    original = runner._embed
+    original = runner._heard
 
     def faulty(chunk):
         if len(chunk.sequence.request.clips) == 2:
             raise RuntimeError("planted")
         return original(chunk)
 
-    runner._embed = faulty
+    runner._heard = faulty
     bad, good, neighbour = driver.ask(Job((), (0, 1)), Job(), Job((("qv", 1.0),), (1,)))
     assert isinstance(bad.error, EngineFault)
     assert "planted" not in str(bad.error)

@@ -1,5 +1,7 @@
 """Token ids equal plain transformers + PEFT `generate`, each request alone (float32, greedy)."""
 
+import threading
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -51,9 +53,14 @@ def test_several_clips_and_text_only(drive, expected):
 
 def test_prompts_in_chunks_and_pages_short(drive, expected):
     """Chunks of 24 tokens, pages for about two requests at a time: preempted ones are computed anew."""
-    driver = drive(step_tokens=24, pages=19)
+    driver = drive(step_tokens=24, pages=14)
     jobs = [Job((("qv", 1.0),), (index % 4,), f"number {index}") for index in range(6)]
-    assert [answer.tokens for answer in driver.ask(*jobs)] == [expected(job) for job in jobs]
+    everybody_is_in_line = threading.Event()
+    driver.engine.call(everybody_is_in_line.wait)
+    for job in jobs:
+        driver.submit(job)
+    everybody_is_in_line.set()
+    assert [answer.tokens for answer in driver.answers()] == [expected(job) for job in jobs]
     assert driver.engine.scheduler.preemptions > 0
     driver.assert_idle()
 

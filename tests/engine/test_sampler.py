@@ -1,5 +1,6 @@
 """The sampler against transformers' own logits processors."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -10,10 +11,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from app.engine import sampler
 from app.engine.request import Sampling
-from app.engine.sampler import choose
 
 VOCABULARY = 50
+
+
+def choose(logits, samplings, seen, grammars=None):
+    """Token ids alone."""
+    positions = [len(tokens) for tokens in seen]
+    chosen = sampler.choose(logits, samplings, seen, grammars or [None] * len(seen), positions).result()
+    return [choice and choice.token for choice in chosen]
 
 
 def logits(seed: int = 0) -> torch.Tensor:
@@ -63,6 +71,56 @@ def test_a_broken_row_is_told_and_its_neighbours_are_chosen():
     rows[1, 4] = float("nan")
     chosen = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
     assert chosen == [rows[0].argmax(), None, rows[2].argmax()]
+
+
+class Some:
+    """A grammar that allows some tokens, always."""
+
+    finished = False
+    error = None
+
+    def __init__(self, *tokens):
+        self.tokens = tokens
+
+    def fill(self, mask):
+        assert mask.shape == (2,)
+        assert mask.dtype == np.int32
+        for token in self.tokens:
+            mask.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+
+    def accept(self, token):
+        raise AssertionError("the engine's task")
+
+
+def test_a_grammar_leaves_what_it_allows_and_neighbours_alone():
+    rows = torch.cat([logits(1), logits(2), logits(3)])
+    grammars = [None, Some(0, 31, 32, 49), None]
+    free = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
+    bound = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3, grammars)
+    assert bound == [free[0], max((0, 31, 32, 49), key=lambda token: rows[1, token]), free[2]]
+    sampling = [Sampling(temperature=9.0, seed=seed, repetition_penalty=2.0) for seed in range(300)]
+    drawn = choose(logits(2).repeat(300, 1), sampling, [[31, 4]] * 300, [Some(0, 31, 32, 49)] * 300)
+    assert set(drawn) == {0, 31, 32, 49}
+
+
+def test_a_grammar_at_an_end_loses_its_row_alone():
+    rows = torch.cat([logits(1), logits(2)])
+    assert choose(rows.clone(), [Sampling()] * 2, [[1]] * 2, [Some(), None]) == [None, rows[1].argmax()]
+
+
+def test_logprobs_are_the_models_own():
+    sampling = Sampling(temperature=0.3, seed=2, repetition_penalty=1.7, top_k=3, logprobs=4)
+    expected = logits(6)[0].log_softmax(-1)
+    (choice,) = sampler.choose(logits(6), [sampling], [[7, 8]], [Some(5, 9)], [2]).result()
+    assert choice.token in (5, 9)
+    assert choice.logprobs.chosen == pytest.approx(float(expected[choice.token]))
+    best = expected.sort(descending=True)
+    assert [token for token, _ in choice.logprobs.top] == best.indices[:4].tolist()
+    assert [value for _, value in choice.logprobs.top] == pytest.approx(best.values[:4].tolist())
+    none = sampler.choose(logits(6), [Sampling(), Sampling(logprobs=0)][:1], [[1]], [None], [1]).result()[0]
+    assert none.logprobs is None
+    (bare,) = sampler.choose(logits(6), [Sampling(logprobs=0)], [[1]], [None], [1]).result()
+    assert bare.logprobs.top == ()
 
 
 def test_a_vanishing_temperature_is_greedy():

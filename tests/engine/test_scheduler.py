@@ -23,9 +23,8 @@ def ready(_: Sequence) -> Claim:
 def advance(scheduler: Scheduler, chunks: list[Chunk]) -> None:
     """What the engine does after a step."""
     for chunk in chunks:
-        final = chunk.final
         chunk.sequence.computed += chunk.tokens
-        if final:
+        if chunk.final:
             chunk.sequence.tokens.append(0)
             if chunk.sequence.new_tokens >= chunk.sequence.request.sampling.max_new_tokens:
                 scheduler.remove(chunk.sequence)
@@ -77,7 +76,7 @@ def test_decoding_goes_on_while_a_long_prompt_is_computed_in_chunks():
     scheduler.add(long)
     for _ in range(6):
         chunks = scheduler.plan(ready)
-        assert chunks[0] == Chunk(talking, 1)
+        assert chunks[0] == Chunk(talking, talking.computed, 1, final=True)
         assert sum(chunk.tokens for chunk in chunks) <= 16
         advance(scheduler, chunks)
     assert long.computed == 90

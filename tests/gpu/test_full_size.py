@@ -9,7 +9,8 @@ import torch
 
 from app.bench.workload import make_clip, make_prompt, write_adapters
 from app.engine.alone import shell_of
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
+from app.engine.limits import EngineLimits
 from app.engine.memory import plan_memory
 from app.engine.request import Done, Request, Sampling, Share, Token
 from app.model import random_weights as sizes
@@ -45,7 +46,7 @@ def engine_over(loaded: LoadedModel, root: Path) -> tuple[Engine, dict[str, Any]
     registry = Registry(root / "registry", loaded.spec, max_rank=64, keep_versions=2)
     registry.open()
     adapters = {name: registry.publish(folder, name) for name, folder in folders.items()}
-    engine = Engine(loaded, registry, LIMITS, plan_memory(loaded, 8.0))
+    engine = Engine(loaded, registry, LIMITS, plan_memory(loaded, 8.0, LIMITS))
     return engine, adapters, folders
 
 

@@ -1,0 +1,148 @@
+"""The body of `/v1/chat/completions`: parameters, ranges, and what they mean together."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from app.api.openai.fields import Neutral, OpenAIFields
+from app.api.openai.messages import ChatMessage, check_turns
+from app.api.problems import InvalidFields
+from app.engine.request import Sampling
+from app.model.grammar import ANY_OBJECT
+
+ModelName = Annotated[
+    str, Field(max_length=2000, description="the base model, an adapter, or a mix `a:0.7,b:0.3`", examples=["base"])
+]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Temperature = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class StreamOptions(OpenAIFields):
+    """`include_usage`: one more chunk at the end, with the tokens counted."""
+
+    unsupported: ClassVar[Neutral] = {"include_obfuscation": (False,)}
+    include_usage: bool = False
+
+
+class JsonSchema(OpenAIFields):
+    """A schema the answer keeps to, by constrained decoding; so `strict` changes nothing."""
+
+    unsupported: ClassVar[Neutral] = {"description": ("",)}
+
+    name: str = Field(max_length=200)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool = False
+
+
+class ResponseFormat(OpenAIFields):
+    """How the answer is written."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type 'json_schema', and only with it")
+        return self
+
+    @property
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """The schema that the answer must keep to, if any."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return ANY_OBJECT if self.type == "json_object" else None
+
+
+class ChatRequest(OpenAIFields):
+    """OpenAI's parameters as far as they are supported, and vLLM's `top_k` and `repetition_penalty`."""
+
+    hints: ClassVar[dict[str, str]] = {"max_new_tokens": "max_completion_tokens"}
+    unsupported: ClassVar[Neutral] = {
+        "n": (1,),
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "moderation": (),
+        "reasoning_effort": ("none",),
+        "verbosity": ("medium",),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "metadata": ({},),
+        "user": (),
+        "safety_identifier": (),
+        "prompt_cache_key": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "web_search_options": (),
+    }
+
+    model: ModelName
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
+    max_completion_tokens: int | None = Field(None, ge=1, description="default: as many as there is room for")
+    max_tokens: int | None = Field(None, ge=1, description="the older name of max_completion_tokens")
+    temperature: Temperature = Field(0.0, description="0, the default here, is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(0, ge=0, le=1_000_000, description="0 is off")
+    repetition_penalty: float = Field(1.0, ge=0.1, le=10, allow_inf_nan=False)
+    seed: Seed | None = Field(None, description="default: random")
+    stop: list[Stop] = Field([], max_length=8, description="a string or a list; the answer ends before any of these")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = Field(False, description="tell the log probability of each token")
+    top_logprobs: int | None = Field(None, ge=0, le=20, description="and of so many others in its place")
+    response_format: ResponseFormat | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ChatRequest":
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise InvalidFields("max_tokens and max_completion_tokens differ; send one of them.", ["max_tokens"])
+        if self.stream_options is not None and not self.stream:
+            raise InvalidFields("stream_options goes with stream=true.", ["stream_options"])
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidFields("top_logprobs goes with logprobs=true.", ["top_logprobs"])
+        check_turns(self.messages)
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of the answer at most, where the client says so."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that the answer must keep to, if any."""
+        return self.response_format.answer_schema if self.response_format else None
+
+    def sampling(self, room: int) -> Sampling:
+        """How tokens are chosen; ``room``: tokens of the answer where the client names no limit."""
+        return Sampling(
+            self.limit or room,
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            self.repetition_penalty,
+            seed_or_random(self.seed),
+            tuple(self.stop),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+
+
+def seed_or_random(seed: int | None) -> int:
+    return secrets.randbits(31) if seed is None else seed

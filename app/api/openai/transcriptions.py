@@ -1,0 +1,195 @@
+"""`POST /v1/audio/transcriptions`: a recording to text, one window of the model after the other.
+
+All windows are asked at once and share a batch; their texts are joined in order.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import APIRouter, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import ConfigDict, Field, model_validator
+
+from app.api.forms import Text
+from app.api.generate import CLIENT_CLOSED_REQUEST
+from app.api.hearing import hear
+from app.api.openai.errors import documented, error_body
+from app.api.openai.fields import Neutral, OpenAIFields
+from app.api.openai.models import shares_of
+from app.api.openai.requests import ModelName, Seed, Temperature, seed_or_random
+from app.api.openai.transcripts import (
+    DurationUsage,
+    Joined,
+    Segment,
+    Transcription,
+    VerboseTranscription,
+    join,
+    usage_of,
+)
+from app.api.problems import InvalidFields
+from app.api.sse import DONE, event_stream, message
+from app.api.state import Ready, RequestDesk, State
+from app.api.tickets import Disconnected, Question, Ticket, unless_gone
+from app.engine.request import Done, Sampling, Share, Token
+from app.errors import OvertoneError
+from app.model.features import Clip
+from app.service import default_prompt, user_message
+
+router = APIRouter(tags=["openai"])
+MOST_TOKENS = 448  # of one window, as Whisper's decoder allows; fast speech takes about half
+FRAMES_PER_SECOND = 100  # the unit of `seek`
+
+
+class TranscriptionForm(OpenAIFields):
+    """OpenAI's parameters as far as they are supported."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    hints: ClassVar[dict[str, str]] = {"audio": "file"}
+    unsupported: ClassVar[Neutral] = {
+        "language": (),
+        "include": (),
+        "include[]": (),
+        "chunking_strategy": (),
+        "known_speaker_names[]": (),
+        "known_speaker_references[]": (),
+    }
+
+    file: UploadFile = Field(description="wav, flac, ogg, opus, mp3, m4a, mp4 or webm, at any rate")
+    model: ModelName
+    prompt: Text | None = Field(
+        None, description="what to tell the model; default: the adapter's own, or to transcribe"
+    )
+    response_format: Literal["json", "text", "verbose_json"] = "json"
+    temperature: Temperature = 0.0
+    seed: Seed | None = None
+    stream: bool = False
+    granularities: list[Literal["segment"]] = Field([], alias="timestamp_granularities[]")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "TranscriptionForm":
+        if self.stream and self.response_format != "json":
+            raise InvalidFields("stream goes with the response_format json.", ["stream"])
+        if self.granularities and self.response_format != "verbose_json":
+            raise InvalidFields(
+                "timestamp_granularities goes with the response_format verbose_json.", ["timestamp_granularities"]
+            )
+        return self
+
+    @property
+    def with_segments(self) -> bool:
+        return self.response_format == "verbose_json"
+
+
+@dataclass(frozen=True)
+class Window:
+    """One clip's part of the recording, in seconds, and the ticket that transcribes it."""
+
+    start: float
+    end: float
+    ticket: Ticket
+
+
+Said = tuple[list[Token], Done]
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Transcription | VerboseTranscription,
+        "description": "With `stream`, events `transcript.text.delta`, `transcript.text.done`, then `[DONE]`.",
+        "content": {"text/plain": {"example": "go forward ten meters\n"}, "text/event-stream": {}},
+    },
+    **documented(400, 401, 404, 413, 429, 500, 503, 504),
+}
+
+
+@router.post("/v1/audio/transcriptions", response_model=None, responses=RESPONSES)
+async def create_transcription(
+    form: Annotated[TranscriptionForm, Form(media_type="multipart/form-data")],
+    http: Request,
+    state: State,
+    service: Ready,
+    desk: RequestDesk,
+) -> Response:
+    """Transcribe a recording, as OpenAI's API does.
+
+    ```sh
+    curl localhost:8000/v1/audio/transcriptions -F model=base -F file=@clip.wav
+    curl localhost:8000/v1/audio/transcriptions -F model=base -F file=@talk.mp3 -F response_format=verbose_json
+    ```
+    """
+    shares = await asyncio.to_thread(shares_of, service, form.model)
+    heard = await hear(state, service, [form.file])
+    windows, start = [], 0.0
+    for clip in heard.clips[0]:
+        end = min(start + service.features.seconds(clip), heard.seconds)  # frames round up
+        question = _question(form, shares, clip, end - start, heard.took_s)
+        windows.append(Window(start, end, await desk.submit(question)))
+        start = end
+    if form.stream:
+        return event_stream(_events(windows))
+    try:
+        ends = await unless_gone(http, *(window.ticket.whole() for window in windows))
+    except Disconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    said: list[Said] = []
+    for ended in ends:
+        if isinstance(ended, BaseException):
+            raise ended
+        said.append(ended)
+    text = join(done.text for _, done in said)
+    if form.response_format == "text":
+        return PlainTextResponse(f"{text}\n")
+    if form.response_format == "json":
+        return JSONResponse(Transcription(text=text, usage=usage_of([done for _, done in said])).model_dump())
+    segments = [_segment(form, number, *pair) for number, pair in enumerate(zip(windows, said, strict=True))]
+    usage = DurationUsage(seconds=heard.seconds)
+    verbose = VerboseTranscription(duration=heard.seconds, text=text, segments=segments, usage=usage)
+    return JSONResponse(verbose.model_dump())
+
+
+def _question(
+    form: TranscriptionForm, shares: tuple[Share, ...], clip: Clip, seconds: float, heard_s: float
+) -> Question:
+    sampling = Sampling(
+        MOST_TOKENS, form.temperature, seed=seed_or_random(form.seed), logprobs=0 if form.with_segments else None
+    )
+    messages = user_message([[clip]], form.prompt or default_prompt(shares))
+    return Question(messages, shares, sampling, heard_s, seconds, fit=True)
+
+
+def _segment(form: TranscriptionForm, number: int, window: Window, said: Said) -> Segment:
+    tokens, done = said
+    logprobs = [token.logprobs.chosen for token in tokens if token.logprobs]
+    text = done.text.encode()
+    return Segment(
+        id=number,
+        seek=round(window.start * FRAMES_PER_SECOND),
+        start=round(window.start, 3),
+        end=round(window.end, 3),
+        text=done.text,
+        tokens=[token.id for token in tokens if token.id is not None],
+        temperature=form.temperature,
+        avg_logprob=sum(logprobs) / len(logprobs) if logprobs else 0.0,
+        compression_ratio=len(text) / len(zlib.compress(text)),
+    )
+
+
+async def _events(windows: Sequence[Window]) -> AsyncIterator[str]:
+    """The windows in order; the later ones are on their way meanwhile. Deltas join to the text of `done`."""
+    ends: list[Done] = []
+    joined = Joined()
+    try:
+        for window in windows:
+            joined.next_window()
+            async for said in window.ticket.events():
+                if isinstance(said, Done):
+                    ends.append(said)
+                elif delta := joined.push(said.text):
+                    yield message({"type": "transcript.text.delta", "delta": delta})
+        usage = usage_of(ends).model_dump()
+        text = join(done.text for done in ends)
+        yield message({"type": "transcript.text.done", "text": text, "usage": usage})
+    except OvertoneError as error:
+        yield message(error_body(error))
+    yield DONE

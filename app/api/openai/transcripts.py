@@ -1,0 +1,106 @@
+"""The answers of `/v1/audio/transcriptions` as the client reads them, and how the texts of windows become one."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from app.engine.request import Done
+
+
+class InputDetails(BaseModel):
+    """What the input tokens are."""
+
+    text_tokens: int
+    audio_tokens: int
+
+
+class TokenUsage(BaseModel):
+    """Tokens of all windows together."""
+
+    type: Literal["tokens"] = "tokens"
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_token_details: InputDetails
+
+
+class Transcription(BaseModel):
+    """`json`."""
+
+    text: str
+    usage: TokenUsage
+
+
+class DurationUsage(BaseModel):
+    """Seconds heard."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class Segment(BaseModel):
+    """One window. What Whisper alone can tell (`no_speech_prob`) is not there."""
+
+    id: int
+    seek: int = Field(description="start in hundredths of a second")
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float = Field(description="mean over the tokens; 0 where there is none")
+    compression_ratio: float = Field(description="above 2.4 the text probably repeats itself")
+
+
+class VerboseTranscription(BaseModel):
+    """`verbose_json`. The language is not detected."""
+
+    task: Literal["transcribe"] = "transcribe"
+    language: Literal["unknown"] = "unknown"
+    duration: float
+    text: str
+    segments: list[Segment]
+    usage: DurationUsage
+
+
+def usage_of(ends: Sequence[Done]) -> TokenUsage:
+    """All windows together."""
+    prompt, audio, output = (
+        sum(getattr(done, name) for done in ends) for name in ("prompt_tokens", "audio_tokens", "completion_tokens")
+    )
+    details = InputDetails(text_tokens=prompt - audio, audio_tokens=audio)
+    return TokenUsage(
+        input_tokens=prompt, output_tokens=output, total_tokens=prompt + output, input_token_details=details
+    )
+
+
+def join(texts: Iterable[str]) -> str:
+    """The texts of consecutive windows as one."""
+    return " ".join(text.strip() for text in texts if text.strip())
+
+
+class Joined:
+    """`join` piece by piece: white space is held back until something follows it in its window."""
+
+    def __init__(self) -> None:
+        self._pending = ""
+        self._said = False
+        self._fresh = True
+
+    def next_window(self) -> None:
+        self._pending, self._fresh = "", True
+
+    def push(self, piece: str) -> str:
+        """Take a piece of the window's text; what can be said of it now."""
+        whole = self._pending + piece
+        if self._fresh:
+            whole = whole.lstrip()
+        words = whole.rstrip()
+        self._pending = whole[len(words) :]
+        if not words:
+            return ""
+        if self._fresh and self._said:
+            words = f" {words}"
+        self._fresh, self._said = False, True
+        return words

@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__
-from app.api import adapters, classify, compare, generate, health, jobs, page, problems
+from app.api import adapters, classify, compare, datasets, generate, health, jobs, page, problems, status
 from app.api.auth import ApiKeys
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(page.router)
     app.mount("/web", page.WebFiles())
     app.include_router(health.router)
-    routes = (generate, compare, classify, adapters, jobs, models, chat, transcriptions)
+    routes = (generate, compare, classify, adapters, jobs, datasets, status, models, chat, transcriptions)
     for router in (module.router for module in routes):
         app.include_router(router, dependencies=keys if guarded else [])
     return app

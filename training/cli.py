@@ -85,8 +85,11 @@ def train(
 
     folder = work or Path("runs") / (name or "check")
     told = Events()
-    if not (check or dry_run):
-        told.listeners += [json_lines(events or folder / "events.jsonl"), tensorboard(folder / "tensorboard")]
+    trains = not (check or dry_run)
+    if events or trains:
+        told.listeners.append(json_lines(events or folder / "events.jsonl"))
+    if trains:
+        told.listeners.append(tensorboard(folder / "tensorboard"))
     with _reported(told):
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
@@ -210,7 +213,9 @@ def _train(
             err.print("[green]✓[/green] This data can be trained on.")
         elif dry_run:
             run.check()
-            out.print_json(data=asdict(estimate(run)))
+            found = asdict(estimate(run)) if options.method != "head" else None  # a head takes seconds
+            told.emit("checked", estimate=found)
+            out.print_json(data=found)
         else:
             outcome = run.run()
             if outcome.adapter:

@@ -11,7 +11,10 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Hands every event to all listeners. Kinds: gate, start, step, eval, watch, memory, pushed, done, error."""
+    """Hands every event to all listeners.
+
+    Kinds: gate, checked, start, step, eval, watch, memory, pushed, done, error.
+    """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self.listeners = list(listeners)

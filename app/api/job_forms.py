@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from starlette.datastructures import FormData, UploadFile
 
 from app.api.fields import KnownFields
@@ -41,6 +41,7 @@ class JobFields(KnownFields):
     rank: int | None = Field(None, ge=1, le=1024, description="of a LoRA adapter")
     batch_size: int | None = Field(None, ge=1, le=4096, description="rows of one step")
     seed: int | None = Field(None, ge=0, lt=2**63)
+    check: bool = Field(False, description="only judge the data and estimate a run; nothing is trained")
     allow: list[Annotated[Word, Field()]] = Field(
         [], max_length=32, description="codes of the data gate's objections that are accepted; comma-separated in forms"
     )
@@ -63,11 +64,19 @@ class NewJob(JobFields):
 
     hints: ClassVar[dict[str, str]] = {**JobFields.hints, "file": "dataset", "data": "dataset", "path": "dataset"}
 
-    dataset: str = Field(
+    dataset: str | None = Field(
+        None,
         min_length=1,
         description="a .jsonl or .csv, or a folder with one, under OVERTONE_DATASET_ROOTS",
         examples=["/data/sets/dictation"],
     )
+    from_job: str | None = Field(None, description="in place of `dataset`: the data set of another job")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NewJob":
+        if (self.dataset is None) == (self.from_job is None):
+            raise InvalidFields("Name either `dataset` or `from_job`.", ["dataset", "from_job"])
+        return self
 
 
 class JobForm(JobFields):
@@ -109,10 +118,12 @@ def _from_json(body: bytes, jobs: Jobs, settings: Settings) -> Job:
     except ValidationError as error:
         raise invalid_fields(error) from None
     options = wanted.options()
-    dataset = allowed_dataset(wanted.dataset, settings.dataset_roots)
+    source = jobs.get(wanted.from_job) if wanted.from_job is not None else None
+    named = wanted.dataset or (source.dataset if source else "")
     jobs.check_room()
     with jobs.store.draft() as identity:
-        return jobs.submit(identity, options, str(dataset))
+        shared = jobs.store.share_data(source, identity) if source else None
+        return jobs.submit(identity, options, shared or str(allowed_dataset(named, settings.dataset_roots)))
 
 
 def _from_form(form: FormData, jobs: Jobs, settings: Settings) -> Job:

@@ -11,6 +11,7 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from app.api.journal import Journal
 from app.api.metrics import Metrics
 from app.api.tickets import Desk
 from app.errors import NotReady, OvertoneError
@@ -44,6 +45,8 @@ class AppState:
         self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()
+        self.journal = Journal()
+        self.begun = time.monotonic()
 
     async def open(self) -> None:
         """Load the model on a worker thread; `/health` answers meanwhile."""
@@ -79,6 +82,7 @@ class AppState:
                 continue
             try:
                 await asyncio.to_thread(self.service.registry.refresh)
+                await asyncio.to_thread(self.journal.look, self.service, self.jobs)
             except Exception:
                 log.exception("the registry folder could not be looked at")
 

@@ -15,6 +15,8 @@ def training_command(job: Job, store: JobStore, registry: Path, model: str) -> l
     options = job.options
     words = [*TRAINER, job.dataset, "--name", options.name, "--registry", str(registry), "--model", model]
     words += ["--work", str(store.work(job.id)), "--events", str(store.events(job.id)), "--method", options.method]
+    if options.check:
+        words.append("--dry-run")
     if options.preset is not None:
         words += ["--preset", options.preset]
     if options.epochs is not None:

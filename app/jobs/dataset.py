@@ -9,6 +9,7 @@ from app.registry.entries import ArchiveLimits, copy_stream, extract
 
 KINDS = (".jsonl", ".csv")
 _DEPTH = 3  # folders above the data file at most
+_LISTED = 500
 
 
 def unpack_dataset(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimits) -> Path:
@@ -43,6 +44,15 @@ def allowed_dataset(named: str, roots: Sequence[Path]) -> Path:
     if not real.is_file() or real.suffix.lower() not in KINDS:
         raise BadRequest(f"dataset: {named[:200]!r} is neither a folder nor a .jsonl or .csv file.")
     return real
+
+
+def known_datasets(roots: Sequence[Path]) -> list[Path]:
+    """What `allowed_dataset` would take: the data files near the top of the roots, the first few hundred."""
+    found: dict[Path, None] = {}
+    for root in roots:
+        for depth in range(_DEPTH):
+            found |= dict.fromkeys(file for file in root.glob("*/" * depth + "*") if file.suffix.lower() in KINDS)
+    return sorted(found)[:_LISTED]
 
 
 def data_file(folder: Path) -> Path:

@@ -27,6 +27,7 @@ class Options(BaseModel):
     rank: int | None = None
     batch_size: int | None = None
     seed: int | None = None
+    check: bool = Field(False, description="only judge the data and estimate a run")
 
 
 class Told(BaseModel):
@@ -35,6 +36,7 @@ class Told(BaseModel):
     events: int = 0
     last: str | None = Field(None, description="kind of the last event", examples=["step"])
     gate: dict[str, Any] | None = Field(None, description="what the data gate found")
+    estimate: dict[str, Any] | None = Field(None, description="of a check: what a run would take; none for heads")
     started: dict[str, Any] | None = Field(None, description="steps to go and rows of each split")
     progress: dict[str, Any] | None = Field(None, description="the last step")
     evaluation: dict[str, Any] | None = Field(None, description="the last evaluation")

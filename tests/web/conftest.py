@@ -38,8 +38,9 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
 
     async def go(self, view: str) -> None:
+        """To a view, as soon as it is drawn and knows how the service stands."""
         await self.page.goto(f"{self.url}/#/{view}")
-        await self.page.locator(".lamp.ready").wait_for(state="attached")
+        await self.page.locator(".lamp:not(.wait), dialog").first.wait_for(state="attached")
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:

@@ -95,6 +95,7 @@ async def test_an_answer_is_stopped_and_an_error_is_said_in_words(visit: Visit) 
         await page.get_by_text("Options").click()
         await page.get_by_label("Temperature").fill("5")
         await page.get_by_label("Tokens at most").fill("900")
+        await page.get_by_label("Seed").fill("3")  # a long answer
         await page.get_by_role("button", name="Ask", exact=True).click()
         await page.get_by_role("button", name="Stop", exact=True).click()
         await page.get_by_role("status").filter(has_text="Stopped").wait_for()
@@ -187,23 +188,26 @@ async def test_data_is_checked_and_its_bad_clips_are_heard(visit: Visit, tmp_pat
         assert "61,440" in await page.get_by_role("region", name="Estimate").inner_text()
 
 
-async def test_an_adapter_is_trained_and_tried(visit: Visit) -> None:
+async def test_an_adapter_is_trained_and_tried(visit: Visit, folder: Path) -> None:
     async with visit("train") as opened:
         page = opened.page
-        await page.get_by_label("or take one that is there").select_option(label=re.compile("tones"))
+        await page.get_by_label("or take one that is there").select_option(f"server:{folder}/sets/tones/data.jsonl")
         await page.get_by_label("Name of the adapter").fill("line")
         await page.get_by_text("Options").click()
-        await page.get_by_label("Epochs").fill("60")
-        await page.get_by_role("button", name="Train", exact=True).click()
-        await page.locator(".chart .curve.train").wait_for(timeout=LONG)
-        job = page.get_by_role("region", name="line")
-        await job.get_by_role("button", name="Cancel").click()
-        await job.get_by_text("cancelled", exact=True).wait_for(timeout=LONG)
-
         await page.get_by_label("Epochs").fill("1")
+        await page.get_by_role("button", name="Train", exact=True).click()
+        job = page.get_by_role("region", name="line")
+        await job.get_by_role("button", name="Cancel").click(timeout=LONG)
+        await job.get_by_text("cancelled", exact=True).wait_for(timeout=LONG)
+        await job.get_by_role("button", name="Delete").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await job.wait_for(state="detached")
+
         await page.get_by_role("button", name="Train", exact=True).click()
         await job.get_by_role("link", name="Try it now").wait_for(timeout=LONG)
         assert "Exact match" in await job.locator(".figures").inner_text()
+        points = await job.locator(".chart .curve.train").get_attribute("points")
+        assert len(points.split()) == 3  # one for each step
         await job.get_by_role("link", name="Try it now").click()
         assert await page.get_by_role("combobox", name="One adapter").input_value() == "line"
 
@@ -222,7 +226,8 @@ async def test_the_server_tells_how_it_stands(visit: Visit) -> None:
         await page.get_by_role("link", name="Adapters").click()
         await page.get_by_role("article", name="nato").get_by_role("button", name="Make default").click()
         await page.get_by_role("link", name="Server").click()
-        await page.get_by_text("nato answers requests that name no adapter").wait_for()
+        log = page.get_by_role("region", name="Events")
+        await log.get_by_text("nato answers requests that name no adapter").wait_for()
         await page.get_by_role("link", name="Adapters").click()
         await page.get_by_role("article", name="nato").get_by_role("button", name="No longer default").click()
         await page.get_by_text("The base model answers requests").wait_for()

@@ -20,8 +20,9 @@ function App() {
   const heading = useRef(/** @type {HTMLElement | null} */ (null));
   const moved = useRef(false);
   visited.current.add(view);
+  const title = t(`view.${view}`);
+  useEffect(() => { document.title = `${title} · Overtone`; }, [title]);
   useEffect(() => {
-    document.title = `${t(`view.${view}`)} · Overtone`;
     if (moved.current) heading.current?.focus(); // a screen reader is told where it has come to
     moved.current = true;
   }, [view]);
@@ -33,7 +34,7 @@ function App() {
       <div class="side-foot"><${Status} /><${Tools} /></div>
     </header>
     <main id="main">
-      <header class="view-head"><h1 ref=${heading} tabindex="-1">${t(`view.${view}`)}</h1><p>${t(`view.${view}.what`)}</p></header>
+      <header class="view-head"><h1 ref=${heading} tabindex="-1">${title}</h1><p>${t(`view.${view}.what`)}</p></header>
       <${ServiceError} />
       ${Object.entries(VIEWS).filter(([name]) => visited.current.has(name)).map(([name, View]) => html`
         <div key=${name} hidden=${name !== view} class="view"><${View} query=${name === view ? query : NOTHING} shown=${name === view} /></div>`)}

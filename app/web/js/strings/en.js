@@ -19,7 +19,6 @@ export default {
   "stop": "Stop",
   "copy": "Copy",
   "copied": "Copied",
-  "close": "Close",
   "per-second": "tokens/s",
 
   "error.network": "The server does not answer. Check that it runs and that this device can reach it, then try again.",
@@ -220,7 +219,7 @@ export default {
   "upload.checking": "Checking…",
   "upload.done": "{name} version {version} is served.",
   "try.it": "Try it",
-  "try.named": "Try {name}",
+  "try.named": "Try it: {name}",
   "of": "of {total}",
 
   "train.new": "New adapter",

@@ -19,7 +19,6 @@ export default {
   "stop": "停止",
   "copy": "复制",
   "copied": "已复制",
-  "close": "关闭",
   "per-second": "词元/秒",
 
   "error.network": "服务没有响应。请确认它在运行且本机可以访问，然后重试。",
@@ -220,7 +219,7 @@ export default {
   "upload.checking": "正在校验…",
   "upload.done": "{name} 版本 {version} 已开始服务。",
   "try.it": "试一试",
-  "try.named": "试用 {name}",
+  "try.named": "试一试：{name}",
   "of": "/ {total}",
 
   "train.new": "新适配器",

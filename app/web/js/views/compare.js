@@ -82,7 +82,7 @@ export function Compare() {
             </select></label>
           <p class="hint"><mark>${t("compare.mark")}</mark> ${t("compare.mark.what")}</p>
         </div>
-        <div class="columns" role="list" aria-busy=${busy}>${columns.map((one, at) => html`
+        <div class="columns" aria-busy=${busy}>${columns.map((one, at) => html`
           <${Side} key=${one.name} column=${one} reference=${columns[reference]} isReference=${at === reference} busy=${busy} />`)}</div>`}`;
 }
 
@@ -94,7 +94,7 @@ function Side({ column, reference, isReference, busy }) {
   const going = busy && !answer && !error;
   const rate = answer ? speed(answer) : null;
   return html`
-    <section class="panel column" role="listitem" aria-label=${name}>
+    <section class="panel column" aria-label=${name}>
       <header class="panel-head"><h2>${name === "base" ? t("choice.base") : name}</h2>${isReference && html`<span class="badge">${t("compare.is-reference")}</span>`}</header>
       ${error && html`<${ErrorNote} error=${error} />`}
       <p class=${going ? "words running" : "words"} data-testid="column">${marked.map((run) => (run.same ? run.text : html`<mark>${run.text}</mark>`))}</p>

@@ -10,6 +10,7 @@ import { Choice, CopyButton, Empty, ErrorNote } from "./basics.js";
  * @typedef {object} Asked
  * @property {number} id
  * @property {import("../ask.js").Question} question
+ * @property {import("./adapter-choice.js").Chosen} chosen
  * @property {boolean} labels  a head was asked
  * @property {"running" | "done" | "failed" | "stopped"} state
  * @property {string} text

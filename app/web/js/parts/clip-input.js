@@ -31,7 +31,7 @@ export function ClipInput({ clips, onChange, most = 8 }) {
       </div>
       <${ErrorNote} error=${error} />
       ${clips.map((clip) => html`
-        <${Player} key=${clip.id} clip=${clip} onRemove=${() => { URL.revokeObjectURL(clip.url); onChange(clips.filter((one) => one !== clip)); }} />`)}
+        <${Player} key=${clip.id} clip=${clip} onRemove=${() => onChange(clips.filter((one) => one !== clip))} />`)}
       ${clips.length === 0 && html`
         <p class="hint">${t("clips.none")} <button type="button" class="link" onClick=${sample}>${t("clips.sample")}</button></p>`}
     </div>`;

@@ -30,7 +30,9 @@ export function JobPanel({ watched, onCancel, onResume, onDelete }) {
       </header>
       <${ErrorNote} error=${error} />
       ${!over && html`<${Going} job=${job} />`}
-      ${over && job.state !== "succeeded" && job.error && html`<${ErrorNote} error=${{ message: job.error, problems: told.problems }} />`}
+      ${over && job.state !== "succeeded" && job.error && (["cancelled", "interrupted"].includes(job.state)
+        ? html`<p class="note plain">${job.error}</p>`
+        : html`<${ErrorNote} error=${{ message: job.error, problems: told.problems }} />`)}
       ${told.adapter && html`
         <div class="note good" role="status"><p><strong>${t("job.served", { name: told.adapter.name, version: told.adapter.version })}</strong></p>
           <p><a class="button primary" href=${`#/try?adapter=${told.adapter.name}`}>${t("job.try")}</a></p></div>`}

@@ -48,11 +48,11 @@ export function Server({ shown }) {
   return html`
     <${ErrorNote} error=${error} />
     <${Tiles} status=${status} samples=${samples.current} />
+    <${Latency} rows=${status.latency} />
     <div class="two even">
-      <${Latency} rows=${status.latency} />
       <${About} status=${status} />
-    </div>
-    <${Log} events=${events.current} />`;
+      <${Log} events=${events.current} />
+    </div>`;
 }
 
 /** @param {any} before @param {any} now @returns {Sample} */

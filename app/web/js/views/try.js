@@ -13,6 +13,7 @@ import { useStore } from "../store.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
 
 const KEPT = 50; // questions in the history
+const NARROW = matchMedia("(max-width: 52rem)"); // the answer lies below what is asked
 
 /** @param {{query: URLSearchParams}} props */
 export function Try({ query }) {
@@ -42,8 +43,9 @@ export function Try({ query }) {
     running.current = stop;
     const question = { clips, prompt, options: sent(options), adapter };
     const id = Date.now();
-    setHistory((all) => [{ id, question, labels, state: "running", text: "", pieces: 0, begun: performance.now(), time: id }, ...all].slice(0, KEPT));
+    setHistory((all) => [{ id, question, chosen, labels, state: "running", text: "", pieces: 0, begun: performance.now(), time: id }, ...all].slice(0, KEPT));
     setShown(id);
+    if (NARROW.matches) requestAnimationFrame(() => document.querySelector(".answer")?.scrollIntoView({ block: "start" }));
     try {
       const answer = labels ? await classify(question, stop.signal) : await ask(question, (text) => change(id, (one) => grown(one, text)), stop.signal);
       change(id, () => ({ state: "done", answer, text: answer.text ?? answer.label ?? "" }));
@@ -51,7 +53,7 @@ export function Try({ query }) {
       change(id, () => (isAbort(error) ? { state: "stopped" } : { state: "failed", error }));
     }
   };
-  const again = (one) => { setShown(one.id); setClips(one.question.clips); setPrompt(one.question.prompt); };
+  const again = (one) => { setShown(one.id); setClips(one.question.clips); setPrompt(one.question.prompt); setChosen(one.chosen); };
 
   return html`
     <div class="two">

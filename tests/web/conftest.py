@@ -1,6 +1,7 @@
 """The page in a real Chromium, over a real server with the embedded model and a microphone that plays a file."""
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -17,11 +18,13 @@ import pytest
 import soundfile
 
 from app.settings import EMBEDDED_MODEL
+from tests.support import make_head
 from training.sample_data import write
 
 playwright = pytest.importorskip("playwright.async_api", reason="the page's tests need `pip install playwright`")
 ROOT = Path(__file__).parents[2]
 SPOKEN = ROOT / "tests" / "data" / "human" / "goforward.flac"  # "go forward ten meters"
+TOWER = json.loads((EMBEDDED_MODEL / "config.json").read_text())["audio_config"]["d_model"]
 KEY = "a-key-for-tests"
 SCRIPT = "from app.main import serve; from app.settings import Settings; serve(Settings(_env_file=None))"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -67,6 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Registry, jobs and data sets of the server."""
     folder = tmp_path_factory.mktemp("web")
     shutil.copytree(ROOT / "adapters", folder / "adapters")
+    make_head(folder / "adapters" / "kinds", width=TOWER)
     write(folder / "sets" / "tones", 24)
     return folder
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import zipfile
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,19 @@ async def test_a_recording_from_the_microphone_is_answered(visit: Visit) -> None
         assert re.search(r"webm", receipt, re.IGNORECASE), receipt
 
 
-async def test_a_file_a_mix_the_code_and_the_history(visit: Visit) -> None:
+DROP = """(zone, [name, bytes]) => {
+    const carried = new DataTransfer();
+    carried.items.add(new File([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))], name));
+    for (const type of ["dragover", "drop"]) {
+        zone.dispatchEvent(new DragEvent(type, {dataTransfer: carried, bubbles: true, cancelable: true}));
+    }
+}"""
+
+
+async def test_a_dropped_file_a_mix_the_code_and_the_history(visit: Visit) -> None:
     async with visit("try") as opened:
         page = opened.page
-        await page.locator("input[type=file]").set_input_files(SPOKEN)
+        await page.locator(".drop").evaluate(DROP, ["goforward.flac", b64encode(SPOKEN.read_bytes()).decode()])
         await page.get_by_text("2.79 s").wait_for()
         await page.get_by_role("button", name="Ask", exact=True).click()
         await page.get_by_role("status").filter(has_text="Done").wait_for()
@@ -86,6 +96,20 @@ async def test_a_file_a_mix_the_code_and_the_history(visit: Visit) -> None:
         assert await history.count() == 2
         await history.nth(1).get_by_role("button").click()
         assert await page.get_by_test_id("answer").inner_text() == "go forward ten meters"
+
+
+async def test_a_head_gives_probabilities(visit: Visit) -> None:
+    async with visit("try") as opened:
+        page = opened.page
+        await page.get_by_role("button", name="Use the sample").click()
+        await page.get_by_role("radio", name="One adapter").check()
+        await page.get_by_role("combobox", name="One adapter").select_option("kinds")
+        await page.get_by_role("button", name="Classify").click()
+        labels = page.locator(".labels li")
+        await labels.first.wait_for()
+        shares = [float(words.split()[-2]) for words in await labels.all_inner_texts()]
+        assert sorted(shares, reverse=True) == shares
+        assert sum(shares) == pytest.approx(100, abs=0.2)
 
 
 async def test_an_answer_is_stopped_and_an_error_is_said_in_words(visit: Visit) -> None:
@@ -160,6 +184,7 @@ async def test_an_adapter_is_added_chosen_and_removed(visit: Visit, folder: Path
         await page.get_by_text("unchanged, bit for bit").wait_for()
         await card.get_by_role("button", name="Delete").click()
         dialog = page.get_by_role("dialog")
+        await dialog.wait_for()
         await page.keyboard.press("Escape")
         await dialog.wait_for(state="detached")
         await card.get_by_role("button", name="Delete").click()

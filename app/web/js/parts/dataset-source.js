@@ -8,9 +8,12 @@ import { DropZone } from "./drop-zone.js";
 
 /** @typedef {import("../jobs.js").Source} Source */
 
+/** A path's end, which tells data sets apart. @param {string} path */
+const tail = (path) => path.split("/").slice(-2).join("/");
+
 /** @param {Source | null} source @returns {string} */
 export const sourceName = (source) =>
-  (!source ? "" : source.kind === "upload" ? source.file.name : source.kind === "server" ? source.path.split("/").slice(-2).join("/") : source.id);
+  (!source ? "" : source.kind === "upload" ? source.file.name : source.kind === "server" ? tail(source.path) : source.id);
 
 /** @param {{source: Source | null, jobs: any[], shown: boolean, disabled: boolean, onChange: (source: Source | null) => void}} props */
 export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
@@ -31,7 +34,7 @@ export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
       <${Field} label=${t("data.or")}>
         <select value=${chosen} disabled=${disabled} onChange=${choose}>
           <option value="">${t("data.choose")}</option>
-          ${known.length > 0 && html`<optgroup label=${t("data.server")}>${known.map(({ path }) => html`<option value=${`server:${path}`}>${path}</option>`)}</optgroup>`}
+          ${known.length > 0 && html`<optgroup label=${t("data.server")}>${known.map(({ path }) => html`<option value=${`server:${path}`} title=${path}>${tail(path)}</option>`)}</optgroup>`}
           ${jobs.length > 0 && html`<optgroup label=${t("data.job")}>${jobs.map((job) => html`<option value=${`job:${job.id}`}>${job.name} · ${format.date(job.created)}</option>`)}</optgroup>`}
         </select>
       <//>`}

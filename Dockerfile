@@ -13,7 +13,7 @@ WORKDIR /src
 # torch and the rest first: this layer stays as it is while only the code changes
 COPY requirements.lock pyproject.toml README.md LICENSE NOTICE ./
 COPY app/__init__.py app/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock .
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock '.[train]'
 COPY app app
 COPY training training
 RUN pip install --no-deps --force-reinstall .
@@ -25,7 +25,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --create-home --uid 1000 overtone \
-    && install -d -o overtone -g overtone /home/overtone/.cache /home/overtone/.cache/huggingface \
+    && install -d -o overtone -g overtone /srv/overtone /home/overtone/.cache /home/overtone/.cache/huggingface \
         /srv/overtone/adapters /srv/overtone/jobs
 COPY --from=build /opt/overtone /opt/overtone
 COPY --chown=overtone:overtone adapters /srv/overtone/adapters

@@ -28,6 +28,9 @@ BLOCK_SAMPLES = 1 << 20  # of all channels together, at most in one block
 HIGHEST_RATE = 768_000  # Hz
 UNKNOWN_FRAMES = 1 << 62  # libsndfile: a header without a length counts more
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".aif", ".aiff", ".amr"}
+)  # of files that are taken for recordings
 DEMUXERS = "mov,matroska,aac,amr,mp3,ogg,flac,wav,w64,aiff,caf,asf,avi,flv,mpeg,mpegts"  # FFmpeg's names
 
 

@@ -24,8 +24,9 @@ from app.model.base import LoadedModel, load, pick_device, pick_dtype
 from app.model.features import Clip, FeatureExtractor
 from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
+from app.model.random_weights import RANDOM, random_weights
 from app.registry.registry import Adapter, Registry
-from app.settings import Settings
+from app.settings import EMBEDDED_MODEL, Settings
 
 log = logging.getLogger(__name__)
 BASE = "base"
@@ -54,7 +55,11 @@ class Service:
         if settings.cpu_threads:
             torch.set_num_threads(settings.cpu_threads)
         device = pick_device(settings.device)
-        return cls.over(settings, load(settings.model, device, pick_dtype(settings.dtype, device)))
+        dtype = pick_dtype(settings.dtype, device)
+        if settings.model.startswith(RANDOM):
+            size = settings.model.removeprefix(RANDOM)
+            return cls.over(settings, random_weights(size, str(EMBEDDED_MODEL), device, dtype))
+        return cls.over(settings, load(settings.model, device, dtype))
 
     @classmethod
     def over(cls, settings: Settings, loaded: LoadedModel) -> "Service":
@@ -233,4 +238,5 @@ def _limits(settings: Settings) -> EngineLimits:
         host_cache_bytes=settings.host_cache_mb << 20,
         encoder_cache_bytes=settings.encoder_cache_mb << 20,
         decoder=settings.decoder,
+        weights=settings.weights,
     )

@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OVERTONE_", env_file=".env", extra="ignore", frozen=True)
 
-    model: str = Field(str(EMBEDDED_MODEL), description="Hub id or local folder of a Qwen2-Audio model")
+    model: str = Field(
+        str(EMBEDDED_MODEL), description="Hub id or local folder of a Qwen2-Audio model; random:7b to try speed"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on CPU"
@@ -42,9 +44,12 @@ class Settings(BaseSettings):
     decoder: Literal["auto", "fused", "modules"] = Field(
         "auto", description="fused: Triton kernels and CUDA graphs; modules: plain torch; auto: fused on CUDA"
     )
+    weights: Literal["full", "float8"] = Field(
+        "full", description="float8: decoding reads a smaller copy of the weights (CUDA only; takes its memory besides)"
+    )
     max_batch: int = Field(64, ge=1, description="sequences decoding at a time")
     max_queue: int = Field(256, ge=1, description="requests waiting; beyond it 429")
-    step_tokens: int = Field(2048, ge=16, description="tokens computed in one step at most")
+    step_tokens: int = Field(1024, ge=16, description="tokens computed in one step at most")
     kv_gb: float | None = Field(None, gt=0, description="KV cache; default: 0.5 on CPU, the card's rest on CUDA")
     max_context: int = Field(8192, ge=64, description="prompt and answer together, tokens")
     encoder_cache_mb: int = Field(256, ge=0, description="encoded audio kept for repeated clips")

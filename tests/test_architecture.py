@@ -20,7 +20,7 @@ ALLOWED = {
     "app.engine": {"app.audio", "app.model", "app.registry"},
     "app.service": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings"},
     "app.bench": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
-    "app.jobs": {"app.registry"},
+    "app.jobs": {"app.audio", "app.registry"},
     "app.api": {"app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service"},
     "app.main": {
         "app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service", "app.api",
@@ -31,7 +31,13 @@ ALLOWED = {
     },
     "training": {"app.audio", "app.model", "app.registry", "app.settings"},
 }  # fmt: skip
-NEED_TRITON = ("app.engine.kernels", "app.engine.fused", "app.engine.fused_decoder")
+NEED_TRITON = (
+    "app.engine.kernels",
+    "app.engine.tower_graphs",
+    "app.engine.products",
+    "app.engine.fused",
+    "app.engine.fused_decoder",
+)
 TORCH_FREE = ("limits", "scheduler", "slots", "pages", "text", "stats")
 # Run in a fresh interpreter: any attempt to use what is forbidden ends it.
 PROBE = """

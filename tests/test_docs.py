@@ -58,3 +58,16 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_both_languages_tell_the_same():
+    """The same chapters, pages and commands."""
+
+    def told(name: str) -> tuple[int, set[str], list[str]]:
+        page = (ROOT / name).read_text()
+        blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+        links = set(re.findall(r"\]\((docs/[^)#]+|app/[^)#]+)\)", page))
+        return page.count("\n## "), links, [line for line in lines if line and not line.startswith("#")]
+
+    assert told("README.md") == told("README.zh.md")

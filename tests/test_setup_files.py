@@ -49,6 +49,10 @@ def test_yaml_files_are_readable_and_agree() -> None:
     assert all(hook["language"] == "system" for hook in hooks)
 
 
+def test_the_image_can_train():
+    assert "pip install -c requirements.lock '.[train]'" in (ROOT / "Dockerfile").read_text()
+
+
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     copies = re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

@@ -1,5 +1,6 @@
 """The base model with what is to be trained put around it by PEFT, and taken off again."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.model.base import LoadedModel, combine_checksums, weight_checksums
+from training.events import TrainingFailed
 from training.options import TrainOptions
 
+EVA_PASSES = 8
 PROJECTOR = "multi_modal_projector"
 # PEFT wants one LoRA layer at least; this one stays zero and frozen beside a trained projector
 PLACEHOLDER = r".*language_model\.layers\.0\.self_attn\.q_proj"
@@ -54,13 +57,26 @@ class Adapted:
         return [{"params": others, "scale": 1.0}, {"params": faster, "scale": ratio}]
 
     def initialise(self, batches: Any, forward: Any) -> None:
-        """EVA (Paischer et al., 2024): A from the principal directions of the layers' inputs on ``batches``."""
+        """EVA (Paischer et al., 2024): A from the principal directions of the layers' inputs on ``batches``.
+
+        PEFT goes over them until the directions settle, however long that takes. Raises TrainingFailed when they don't.
+        """
         from peft import initialize_lora_eva_weights
+
+        left = itertools.count(EVA_PASSES * len(batches), -1)
+
+        def hidden(_: Any, batch: Any) -> Any:
+            if next(left) == 0:
+                raise TrainingFailed(
+                    f"EVA found no settled directions in {EVA_PASSES} passes over {len(batches)} batches; lower the "
+                    "rank (--rank), give more rows, or leave out --eva."
+                )
+            return forward.hidden(batch)
 
         initialize_lora_eva_weights(
             self.peft,
             dataloader=[_Batch(batch) for batch in batches],
-            forward_fn=lambda _, batch: forward.hidden(batch),
+            forward_fn=hidden,
             prepare_model_inputs_fn=None,
             prepare_layer_inputs_fn=None,
             show_progress_bar=False,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,7 @@ Model = Annotated[str | None, typer.Option(help="Hub id or local folder of a Qwe
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …", show_default=False)]
 Allow = Annotated[str, typer.Option(help="Codes of the gate to go on in spite of, with commas.", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="Any option: --set learning_rate=1e-4", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
 Folder = Annotated[Path | None, typer.Option(help="Checkpoint, logs and curves. Default: runs/NAME.")]
 
 
@@ -59,6 +61,10 @@ def train(
     include_audio_tower: Annotated[
         bool, typer.Option("--include-audio-tower", help="Adapt the audio tower as well.")
     ] = False,
+    lora_plus: Annotated[float | None, typer.Option(help="LoRA+: rate of B over that of A, such as 16.")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA: default: the preset's.", show_default=False)] = None,
+    hidden: Annotated[int | None, typer.Option(help="Head: width of its hidden layer. Default: linear.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn at random.", show_default=False)] = None,
     settings: Set = [],  # noqa: B006, typer copies it
     allow: Allow = "",
     check: Annotated[bool, typer.Option("--check", help="Only read the data and pass the gate.")] = False,
@@ -66,11 +72,15 @@ def train(
     push_to_hub: Annotated[str | None, typer.Option(help="Upload to this Hub repository too.")] = None,
     model: Model = None,
     device: Device = None,
+    audio_root: Annotated[
+        list[str] | None, typer.Option(help="Refuse recordings outside of it; may be repeated.", show_default=False)
+    ] = None,
     registry: Annotated[
         Path | None, typer.Option("--registry", "--adapters", help="The registry folder.", show_default=False)
     ] = None,
     work: Folder = None,
     events: Annotated[Path | None, typer.Option(help="Events as JSON lines. Default: WORK/events.jsonl.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Train an adapter from recordings and publish it; a running service serves it without a restart.
 
@@ -79,7 +89,8 @@ def train(
     given = {
         "preset": preset, "epochs": epochs, "validation": validation, "prompt": prompt, "task": task,
         "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
-        "push_to_hub": push_to_hub,
+        "lora_plus": lora_plus, "rank": rank, "hidden": hidden, "seed": seed,
+        "push_to_hub": push_to_hub, "audio_roots": audio_root,
     }  # fmt: skip
     from training.events import Events, json_lines, tensorboard
 
@@ -90,11 +101,12 @@ def train(
         told.listeners.append(json_lines(events or folder / "events.jsonl"))
     if trains:
         told.listeners.append(tensorboard(folder / "tensorboard"))
-    with _reported(told):
+    with _reported(told, as_json):
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
         options = options_of(data, name or "check", method, given, settings, allow)
-        _train(options, settings_of(model=model, device=device, adapters=registry), folder, told, check, dry_run)
+        run = partial(_train, options, settings_of(model=model, device=device, adapters=registry), folder, told)
+        run(check, dry_run, as_json)
 
 
 @app.command("compare-methods")
@@ -107,19 +119,21 @@ def compare_methods(
     epochs: Annotated[float, typer.Option(help="Of LoRA and projector.")] = 6.0,
     model: Model = None,
     device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Train LoRA, projector and head on the same data and tell what each costs, changes and leaves intact."""
-    with _reported():
+    with _reported(as_json=as_json):
         from training.compare import compare, write_comparison
         from training.console import err
         from training.console import out as shown
         from training.dimensions import dimensions, write_dimensions
 
         if dimensions_only:
-            shown.print(write_dimensions(dimensions(dimensions_only), out), soft_wrap=True)
+            text, file = write_dimensions(dimensions(dimensions_only), out), out / "dimensions.json"
         else:
             found = compare(data, out, settings_of(model=model, device=device), epochs, err)
-            shown.print(write_comparison(found, out), soft_wrap=True)
+            text, file = write_comparison(found, out), out / "comparison.json"
+        shown.print(file.read_text(encoding="utf-8") if as_json else text, soft_wrap=True, markup=False)
         err.print(f"[green]✓[/green] written to {out}")
 
 
@@ -144,10 +158,10 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of each clip.")] = 5.0,
     batch: Annotated[int | None, typer.Option(min=1, help="Clips of a step. Default: 160 s of audio, 8 to 32.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps measured.")] = 6,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Training speed beside a plain loop of transformers and PEFT, on the same weights and clips."""
-    with _reported():
+    with _reported(as_json=as_json):
         from training.bench import measure, table_of
         from training.console import out as shown
 
@@ -194,7 +208,13 @@ def settings_of(**overrides: Any) -> "Settings":
 
 
 def _train(
-    options: "TrainOptions", settings: "Settings", work: Path, told: "Events", check: bool, dry_run: bool
+    options: "TrainOptions",
+    settings: "Settings",
+    work: Path,
+    told: "Events",
+    check: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     from training.console import Display, err, out, show_outcome
     from training.estimate import estimate
@@ -209,8 +229,10 @@ def _train(
             told.listeners.clear()
         _stop_on_signals(run)
         if check:
-            run.check()
+            report = run.check()
             err.print("[green]✓[/green] This data can be trained on.")
+            if as_json:
+                out.print_json(data=report.to_dict())
         elif dry_run:
             run.check()
             found = asdict(estimate(run)) if options.method != "head" else None  # a head takes seconds
@@ -218,7 +240,9 @@ def _train(
             out.print_json(data=found)
         else:
             outcome = run.run()
-            if outcome.adapter:
+            if outcome.adapter and as_json:
+                out.print_json(data=outcome.told())
+            elif outcome.adapter:
                 show_outcome(outcome, outcome.adapter, str(settings.adapters))
 
 
@@ -233,8 +257,11 @@ def _stop_on_signals(run: "Run") -> None:
 
 
 @contextmanager
-def _reported(told: "Events | None" = None) -> Iterator[None]:
-    """Errors in words, as an event and as an exit code: 2 for a refusal of data or options, 1 for a failure."""
+def _reported(told: "Events | None" = None, as_json: bool = False) -> Iterator[None]:
+    """Errors in words, as an event and as an exit code: 2 for a refusal of data or options, 1 for a failure.
+
+    With ``as_json`` also on stdout, in the shape of `overtone`'s other commands.
+    """
     from training.trainer import Cancelled
 
     try:
@@ -242,9 +269,17 @@ def _reported(told: "Events | None" = None) -> Iterator[None]:
     except Cancelled as stopped:
         typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
         raise typer.Exit(stopped.code) from None
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("app", "training"):
+            raise
+        typer.secho(f"error: training needs {missing.name}: pip install 'overtone[train]'", fg="red", err=True)
+        raise typer.Exit(1) from None
     except OvertoneError as error:
         problems = error.problems if isinstance(error, AdapterRejected | DatasetError) else []
         if told:
             told.emit("error", message=str(error), problems=problems)
+        if as_json:
+            facts = {"code": error.code, "status": error.status, "message": str(error)}
+            print(json.dumps({"error": facts | ({"problems": problems} if problems else {})}, indent=2))
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(REFUSED if isinstance(error, BadRequest) else 1) from None

@@ -13,8 +13,8 @@ from app.errors import OvertoneError
 from app.model.base import combine_checksums, weight_checksums
 from app.settings import Settings
 from training.curves import draw_curves
-from training.estimate import peak_gb
 from training.events import Events, json_lines
+from training.memory import peak_gb
 from training.metrics import METRICS
 from training.options import Method, Places, TrainOptions
 from training.run import Run, Trained

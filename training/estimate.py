@@ -1,15 +1,16 @@
 """`--dry-run`: time, memory and steps of a run, measured from a few of its steps."""
 
-import resource
 import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
+from app.errors import BadRequest
 from training.batches import epoch
 from training.data.rows import Row
 from training.data.sound_checks import Heard
+from training.memory import peak_gb
 from training.run import Run
 
 STEPS = 4  # measured; the first, with the longest rows, warms up and tells the memory
@@ -30,8 +31,13 @@ class Estimate:
 
 
 def estimate(run: Run) -> Estimate:
-    """Train a few steps on a sample of the rows, the longest among them; publish and keep nothing."""
+    """Train a few steps on a sample of the rows, the longest among them; publish and keep nothing.
+
+    Raises BadRequest for a head.
+    """
     options, data = run.options, run.data
+    if options.method == "head":
+        raise BadRequest("A head is trained in seconds once its recordings are heard: there is no --dry-run of it.")
     longest = sorted(data.train, key=lambda row: _seconds(run, row), reverse=True)
     sample = list(dict.fromkeys([*longest[: options.batch], *data.train[: STEPS * options.batch]]))
     began = time.monotonic()
@@ -67,10 +73,3 @@ def estimate(run: Run) -> Estimate:
 def _seconds(run: Run, row: Row) -> float:
     heard = (run.data.heard[sound] for sound in row.sounds)
     return sum(one.seconds for one in heard if isinstance(one, Heard))
-
-
-def peak_gb(device: torch.device) -> float:
-    """Of the device, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

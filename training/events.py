@@ -6,8 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.errors import OvertoneError
+
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+
+
+class TrainingFailed(OvertoneError):
+    """The run cannot go on; the message says what to change."""
+
+    code = "training_failed"
 
 
 class Events:

@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _repository(name: str) -> str:
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    validate_repo_id(name)  # raises a ValueError, long before there is anything to upload
+    return name
+
 
 Method = Literal["lora", "projector", "head"]
 Preset = Literal["seed", "balanced", "strong"]
+HubId = Annotated[str, AfterValidator(_repository)]
 
 ATTENTION = r".*language_model.*\.(q_proj|v_proj)"
 MLP = r".*language_model.*\.(gate_proj|up_proj|down_proj)"
@@ -23,6 +32,14 @@ LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 
 WIDTH = 4096  # of the language model that the LoRA rate is meant for
 # A method's usual values where they differ from the fields' own defaults
 USUAL: dict[str, dict[str, Any]] = {"head": {"epochs": 300.0, "batch": 256, "weight_decay": 0.1, "patience": 20}}
+# Options that one method alone has
+ONLY: dict[Method, tuple[str, ...]] = {
+    "lora": (
+        "preset", "rank", "alpha", "dropout", "targets", "dora", "lora_plus", "eva", "include_audio_tower",
+    ),
+    "projector": ("drift_bound", "retention_bound"),
+    "head": ("hidden",),
+}  # fmt: skip
 
 
 class TrainOptions(BaseModel):
@@ -34,9 +51,10 @@ class TrainOptions(BaseModel):
     name: str = Field(description="name of the adapter in the registry")
     validation: str | None = Field(None, description="data held out; default: a share of the rows, by audio")
     validation_share: float = Field(0.1, gt=0, lt=1)
+    audio_roots: tuple[str, ...] = Field((), description="folders that recordings must lie under; none: anywhere")
     prompt: str = Field("Transcribe the audio.", description="for rows that bring none")
     task: str | None = Field(None, description="one line on what the adapter does, for its card")
-    push_to_hub: str | None = Field(None, description="Hub repository that gets a copy of the adapter")
+    push_to_hub: HubId | None = Field(None, description="Hub repository that gets a copy of the adapter")
     allow: tuple[str, ...] = Field((), description="codes of the data gate to go on in spite of")
 
     method: Method = "lora"
@@ -62,6 +80,7 @@ class TrainOptions(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     patience: int = Field(3, ge=1, description="evaluations without improvement before it stops")
+    keep: Literal["best", "last"] = Field("best", description="the parameters that are published")
     seed: int = 0
     evaluate_rows: int = Field(64, ge=1, description="held-out rows that base and adapter answer")
     max_new_tokens: int = Field(128, ge=1, description="of those answers")
@@ -70,6 +89,15 @@ class TrainOptions(BaseModel):
     @classmethod
     def _usual(cls, values: Any) -> Any:
         return {**USUAL.get(values.get("method", ""), {}), **values} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _of_this_method(self) -> "TrainOptions":
+        """An option that the method does not know is refused, not ignored."""
+        fields = type(self).model_fields
+        for name in (name for method, names in ONLY.items() if method != self.method for name in names):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} is no option of --method {self.method}")
+        return self
 
     @property
     def rate(self) -> float:

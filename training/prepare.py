@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from app.audio import Limits
@@ -46,8 +47,9 @@ def read_data(
     options: TrainOptions, features: FeatureExtractor, settings: Settings, progress: Progress | None = None
 ) -> Data:
     """All rows, each recording decoded and measured once. Raises DatasetError for rows that cannot be used."""
-    rows = read_rows(options.data, default_prompt=options.prompt)
-    held = read_rows(options.validation, default_prompt=options.prompt) if options.validation else None
+    read = partial(read_rows, default_prompt=options.prompt, audio_roots=[Path(root) for root in options.audio_roots])
+    rows = read(options.data)
+    held = read(options.validation) if options.validation else None
     if options.method == "head":  # an answer may be the class
         rows = [replace(row, label=row.label or row.response) for row in rows]
         held = held and [replace(row, label=row.label or row.response) for row in held]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app.errors import BadRequest
+from app.errors import OvertoneError
 from app.model.base import BaseSpec
 from app.registry.registry import Adapter, Registry
 from app.settings import Settings
@@ -12,6 +12,10 @@ from training.exam import verdict
 from training.metrics import METRICS
 from training.options import TrainOptions
 from training.prepare import Data
+
+
+class NotUploaded(OvertoneError):
+    """The adapter is published, but the Hub did not take its copy."""
 
 
 def open_registry(root: Path, spec: BaseSpec, settings: Settings) -> Registry:
@@ -101,7 +105,7 @@ def _checks(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def push_to_hub(folder: Path, repository: str) -> str:
-    """Upload a published version to the Hugging Face Hub; its address. Raises BadRequest when that fails."""
+    """Upload a published version to the Hugging Face Hub; its address. Raises NotUploaded when that fails."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -111,7 +115,7 @@ def push_to_hub(folder: Path, repository: str) -> str:
         return str(hub.upload_folder(repo_id=repository, folder_path=str(folder)).commit_url)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadRequest(
+        raise NotUploaded(
             f"The adapter is published here, but was not uploaded to {repository!r}: {reason} "
             f"Log in with `hf auth login`, then `hf upload {repository} {folder}`."
         ) from None

@@ -24,7 +24,7 @@ from training.data.findings import GateReport
 from training.data.reference import tower_embedding
 from training.data.rows import Row
 from training.data.sound_checks import Progress as Counted
-from training.events import Events
+from training.events import Events, TrainingFailed
 from training.exam import Answers, Exam, general_rows
 from training.examples import Example, make_examples
 from training.forward import Forward
@@ -33,7 +33,7 @@ from training.hearing import Hearing
 from training.options import Places, TrainOptions
 from training.prepare import Data, audio_limits, judge, read_data
 from training.publish import open_registry, publish, push_to_hub, write_card
-from training.trainer import Cancelled, Progress, Trainer, TrainingFailed, checkpoint_options
+from training.trainer import Cancelled, Progress, Trainer, checkpoint_options
 from training.workers import Workers, join
 
 
@@ -58,6 +58,11 @@ class Outcome:
 
     adapter: Adapter | None
     trained: Trained
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        named = {"name": self.adapter.name, "version": self.adapter.version} if self.adapter else None
+        return {"adapter": named, "metrics": self.trained.metrics, "facts": self.trained.facts}
 
 
 class Run:
@@ -111,8 +116,7 @@ class Run:
     def check(self) -> GateReport:
         """Read the data and pass the gate. Raises DatasetError or DataRefused."""
         features = FeatureExtractor(self.processor)
-        embed = partial(self._embed) if not self.options.include_audio_tower else None
-        return judge(self.data, self.options, features, self.settings, self.events, embed)
+        return judge(self.data, self.options, features, self.settings, self.events, self._embed)
 
     def run(self) -> Outcome:
         """All of it. Raises Cancelled with a checkpoint kept, or an OvertoneError; nothing is published then."""
@@ -124,6 +128,7 @@ class Run:
             self.checkpoint.unlink(missing_ok=True)
             told = {"name": adapter.name, "version": adapter.version}
             self.events.emit("done", adapter=told, metrics=trained.metrics)
+            self._push(adapter)
         return Outcome(adapter, trained)
 
     @property
@@ -136,10 +141,12 @@ class Run:
     def _publish(self, trained: Trained) -> Adapter:
         draw_curves(self.places.work / "curves.png", {self.options.name: (trained.train, trained.held_out)})
         registry = open_registry(self.places.registry, self.loaded.spec, self.settings)
-        adapter = publish(registry, trained.folder, self.options, self.data, trained.metrics)
+        return publish(registry, trained.folder, self.options, self.data, trained.metrics)
+
+    def _push(self, adapter: Adapter) -> None:
         if self.options.push_to_hub:
-            self.events.emit("pushed", url=push_to_hub(registry.folder(adapter), self.options.push_to_hub))
-        return adapter
+            folder = self.places.registry / adapter.name
+            self.events.emit("pushed", url=push_to_hub(folder, self.options.push_to_hub))
 
     def _head(self) -> Trained:
         train, held_out = self.data.train, self.data.validation

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from app.errors import OvertoneError
 from training.adapt import Adapted
 from training.batches import epoch, micro_batches
-from training.events import Events
+from training.events import Events, TrainingFailed
 from training.examples import Example
 from training.forward import Forward, supervised
 from training.fused import fused
+from training.memory import peak_gb
 from training.options import TrainOptions
 from training.workers import Workers
 
@@ -32,6 +32,7 @@ class Progress:
     best_loss: float = math.inf
     worse: int = 0  # evaluations since the best
     stopped: str | None = None
+    refused: bool = False  # `watch` objects to the last parameters
     train: list[tuple[int, float]] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
 
@@ -41,12 +42,6 @@ class Cancelled(Exception):
 
     def __init__(self, code: int) -> None:
         self.code = code
-
-
-class TrainingFailed(OvertoneError):
-    """The run cannot go on; the message says what to change."""
-
-    code = "training_failed"
 
 
 class Trainer:
@@ -90,7 +85,7 @@ class Trainer:
         return min(steps, self._options.max_steps or steps)
 
     def run(self) -> Progress:
-        """Train to the end, or to an early stop; the best parameters are in place afterwards.
+        """Train to the end, or to an early stop; the best parameters, or the last, are in place afterwards.
 
         Raises Cancelled, with a checkpoint written, once `cancelled` is set.
         """
@@ -98,7 +93,8 @@ class Trainer:
             self._resume()
         with fused(self._forward.device):
             self._all_steps()
-        self._adapted.restore(self._best)
+        if self._options.keep == "best" or self.progress.refused:
+            self._adapted.restore(self._best)
         return self.progress
 
     def _all_steps(self) -> None:
@@ -134,7 +130,7 @@ class Trainer:
             lr=self._optimiser.param_groups[0]["lr"],
             tokens_per_second=round(sum(len(row.ids) for row in rows) / seconds, 1),
             eta_seconds=round(left * (time.monotonic() - began) / done, 1),
-            memory_gb=_memory_gb(self._forward.device),
+            memory_gb=round(peak_gb(self._forward.device), 2),
         )
         if place + 1 == self.steps_per_epoch or progress.step == self.steps:
             self._evaluate()
@@ -201,6 +197,7 @@ class Trainer:
         loss = self.validation_loss()
         progress.validation.append((progress.step, loss))
         progress.stopped = self.watch()
+        progress.refused = progress.stopped is not None
         if not progress.stopped and loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
             self._best = self._adapted.state()
@@ -256,8 +253,3 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _memory_gb(device: torch.device) -> float | None:
-    """Peak memory of the device."""
-    return round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if device.type == "cuda" else None

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import AdapterRef, AudioReceipt
-from app.api.fields import KnownFields
+from app.api.fields import KnownFields, form_only
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import Heard, hear
 from app.api.problems import documented
@@ -20,7 +20,7 @@ from app.engine.request import Listened, new_id
 from app.errors import OvertoneError
 from app.model.head import Head, Moments, pool
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], dependencies=[Depends(form_only)])
 
 
 class ClassifyForm(KnownFields):

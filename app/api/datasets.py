@@ -26,7 +26,7 @@ class DatasetView(BaseModel):
     """One that `POST /training/jobs` takes as `dataset`."""
 
     path: str = Field(examples=["/data/sets/dictation/data.jsonl"])
-    bytes: int = Field(description="of the file that lists the recordings")
+    bytes: int | None = Field(None, description="of the file that lists the recordings; none for a folder")
 
 
 class DatasetList(BaseModel):
@@ -39,7 +39,8 @@ class DatasetList(BaseModel):
 def list_datasets(state: State) -> DatasetList:
     """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`."""
     found = known_datasets(state.settings.dataset_roots)
-    return DatasetList(datasets=[DatasetView(path=str(file), bytes=file.stat().st_size) for file in found])
+    views = [DatasetView(path=str(one), bytes=one.stat().st_size if one.is_file() else None) for one in found]
+    return DatasetList(datasets=views)
 
 
 @router.get(
@@ -67,9 +68,13 @@ def _reported(job: Job, name: str) -> Path:
     """The file of a recording in the report. Raises NotFound for any other, and for one outside the data set."""
     report = (job.told.gate or {}).get("report", {})
     named = {one for finding in report.get("findings", []) for one in finding.get("recordings", [])}
-    folder = Path(job.dataset).parent.resolve()
-    if name in named and (file := (folder / name).resolve()).is_relative_to(folder) and file.is_file():
-        return file
+    source = Path(job.dataset).resolve()
+    folder = source if source.is_dir() else source.parent
+    # in a folder of splits, names are relative to the split's own
+    for place in (folder, *sorted(folder.iterdir())) if name in named else ():
+        file = (place / name).resolve()
+        if file.is_relative_to(folder) and file.is_file():
+            return file
     raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
 
 

@@ -3,9 +3,13 @@
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from app.api.problems import InvalidFields
+from app.errors import BadRequest
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded", "")
 
 
 class KnownFields(BaseModel):
@@ -31,3 +35,10 @@ class KnownFields(BaseModel):
         return f"Unknown field {name[:80]!r}; " + (
             f"did you mean {meant!r}?" if meant else f"known: {', '.join(cls.model_fields)}."
         )
+
+
+async def form_only(request: Request) -> None:
+    """The framework takes a body of another type for an empty form. Raises BadRequest."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in FORMS:
+        raise BadRequest(f"Send the fields as multipart/form-data, as `curl -F` does; {kind[:80]!r} is not read here.")

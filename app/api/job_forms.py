@@ -21,6 +21,9 @@ from app.settings import Settings
 MAX_FILES = 100_000  # in one data set
 
 
+Line = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]  # goes onto a command line
+
+
 class JobFields(KnownFields):
     """What is asked of the trainer; where there is no default, its own hold."""
 
@@ -30,16 +33,27 @@ class JobFields(KnownFields):
         "data": "file",
         "adapter": "name",
         "lr": "learning_rate",
-        "steps": "epochs",
+        "steps": "max_steps",
     }
 
     name: str = Field(description="of the adapter; a name in use gets its next version", examples=["my-adapter"])
     method: Method = Field("lora", description="lora, projector or head")
-    preset: Word | None = Field(None, description="a named set of options of the trainer")
-    epochs: int | None = Field(None, ge=1, le=1000, description="passes over the data")
-    learning_rate: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    preset: Word | None = Field(None, description="LoRA: seed, balanced or strong")
+    epochs: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False, description="passes over the data")
+    learning_rate: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="the peak")
     rank: int | None = Field(None, ge=1, le=1024, description="of a LoRA adapter")
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="of a LoRA adapter")
+    lora_plus: float | None = Field(None, ge=1, allow_inf_nan=False, description="LoRA+: rate of B over that of A")
+    dora: bool | None = Field(None, description="weight-decomposed LoRA; served alone")
+    eva: bool | None = Field(None, description="LoRA initialised from the activations")
+    include_audio_tower: bool | None = Field(None, description="LoRA on the audio tower as well")
+    hidden: int | None = Field(None, ge=0, le=65_536, description="head: width of its hidden layer; 0: linear")
     batch_size: int | None = Field(None, ge=1, le=4096, description="rows of one step")
+    max_steps: int | None = Field(None, ge=1, description="steps at most")
+    patience: int | None = Field(None, ge=1, description="evaluations without progress before it stops")
+    validation_share: float | None = Field(None, gt=0, lt=1, description="of the recordings, held out")
+    prompt: Line | None = Field(None, description="for rows that bring none")
+    task: Line | None = Field(None, description="one line on what the adapter does, for its card")
     seed: int | None = Field(None, ge=0, lt=2**63)
     check: bool = Field(False, description="only judge the data and estimate a run; nothing is trained")
     allow: list[Annotated[Word, Field()]] = Field(
@@ -67,7 +81,7 @@ class NewJob(JobFields):
     dataset: str | None = Field(
         None,
         min_length=1,
-        description="a .jsonl or .csv, or a folder with one, under OVERTONE_DATASET_ROOTS",
+        description="a .jsonl, .json, .csv or .tsv, or a folder, under OVERTONE_DATASET_ROOTS",
         examples=["/data/sets/dictation"],
     )
     from_job: str | None = Field(None, description="in place of `dataset`: the data set of another job")
@@ -82,7 +96,10 @@ class NewJob(JobFields):
 class JobForm(JobFields):
     """The text fields of the multipart form; `file` is there as its name alone."""
 
-    file: str = Field(description="a .zip or .tar.gz with a .jsonl or .csv and its recordings, or that file alone")
+    file: str = Field(
+        description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv or .tsv that lists them, transcripts "
+        "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS"
+    )
 
 
 def _form_schema() -> dict[str, Any]:

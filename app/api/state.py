@@ -119,7 +119,9 @@ def _jobs_of(service: Service) -> Jobs:
     return Jobs(
         store,
         settings.max_jobs,
-        command=lambda job: training_command(job, store, settings.adapters.absolute(), settings.model),
+        command=lambda job: training_command(
+            job, store, settings.adapters.absolute(), settings.model, settings.dataset_roots
+        ),
         environment=settings.for_children(),
         shortage=lambda: shortage_on(service.loaded.device, service.engine.memory.weight_bytes),
         published=service.registry.refresh,

@@ -12,6 +12,7 @@ from app.model.features import Clip, FeatureExtractor, audio_tokens
 from app.model.prompt import Message, PromptRenderer
 
 RANK = 8
+WORDS = "Listen to the recording and describe in a few sentences what is said in it, by whom, and how."
 TARGETS = r".*language_model.*\.(q_proj|v_proj)"
 
 
@@ -24,13 +25,28 @@ class Case:
 
     requests: int
     adapters: int
+    rank: int = RANK
     seconds: float | None = None
 
     def adapter_of(self, request: int) -> str | None:
-        return f"bench-{request % self.adapters}" if self.adapters else None
+        return adapter_name(self.rank, request % self.adapters) if self.adapters else None
+
+    def __str__(self) -> str:
+        return f"{self.requests}x{self.adapters}" + (f"r{self.rank}" if self.rank != RANK else "")
 
 
 CASES = tuple(Case(requests, adapters) for requests in (1, 8, 32) for adapters in (0, 1, 8) if adapters <= requests)
+
+
+def parse_case(text: str, seconds: float | None) -> Case:
+    """`32x8`, or with a rank `128x32r16`. Raises ValueError."""
+    requests, _, rest = text.strip().lower().partition("x")
+    adapters, _, rank = rest.partition("r")
+    return Case(int(requests), int(adapters), int(rank or RANK), seconds)
+
+
+def adapter_name(rank: int, index: int) -> str:
+    return f"bench-r{rank}-{index}"
 
 
 def make_clip(loaded: LoadedModel, seed: int, seconds: float | None = None) -> Clip:
@@ -44,26 +60,37 @@ def make_clip(loaded: LoadedModel, seed: int, seconds: float | None = None) -> C
 
 
 def make_messages(clip: Clip) -> list[Message]:
-    words = "Listen to the recording and describe in a few sentences what is said in it, by whom, and how."
-    return [Message("user", (clip, words))]
+    return [Message("user", (clip, WORDS))]
 
 
 def make_prompt(loaded: LoadedModel, clip: Clip) -> list[int]:
     return PromptRenderer(loaded.processor).render(make_messages(clip))
 
 
-def write_adapters(loaded: LoadedModel, folder: Path, count: int) -> dict[str, Path]:
+def write_adapters(loaded: LoadedModel, folder: Path, count: int, rank: int = RANK) -> dict[str, Path]:
     """Random adapters as PEFT writes them, by name."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM")
     model = get_peft_model(shell_of(loaded.model), lora, autocast_adapter_dtype=False)
-    folders = {}
+    folders: dict[str, Path] = {}
     for index in range(count):
         torch.manual_seed(index)
         for path, parameter in model.named_parameters():
             if "lora_" in path:
                 parameter.data = 0.02 * torch.randn_like(parameter)
-        folders[f"bench-{index}"] = folder / f"bench-{index}"
-        model.save_pretrained(str(folders[f"bench-{index}"]))
+        name = adapter_name(rank, index)
+        folders[name] = folder / name
+        model.save_pretrained(str(folders[name]))
+    return folders
+
+
+def write_all(loaded: LoadedModel, folder: Path, cases: tuple[Case, ...]) -> dict[str, Path]:
+    """The adapters that the cases name, at least one."""
+    most: dict[int, int] = {RANK: 1}
+    for case in cases:
+        most[case.rank] = max(most.get(case.rank, 0), case.adapters)
+    folders: dict[str, Path] = {}
+    for rank, count in most.items():
+        folders |= write_adapters(loaded, folder, count, rank)
     return folders

@@ -31,15 +31,20 @@ Name = Annotated[str, typer.Argument(help="Name of the adapter.", show_default=F
 def list_adapters(
     server: Server = None, api_key: ApiKey = None, adapters: Adapters = None, model: Model = None, as_json: Json = False
 ) -> None:
-    """Show every adapter."""
+    """Show every adapter, and what is wrong with those that cannot be served."""
     with _registry(as_json, server, api_key, adapters, model) as registry:
         found = registry.all()
         if as_json:
             print_json({"adapters": found})
-        elif found:
-            out.print(_table(found))
+            return
+        ready = [adapter for adapter in found if adapter["status"] == "ready"]
+        if ready:
+            out.print(_table(ready))
         else:
             err.print(f"No adapters in {registry.place}. Add one: overtone adapters add FOLDER")
+        for adapter in found:
+            if adapter["status"] == "broken":
+                out.print(_trouble(adapter), soft_wrap=True)
 
 
 @app.command()
@@ -93,7 +98,7 @@ def inspect(
         if as_json:
             print_json(adapter)
         else:
-            out.print(_card(adapter))
+            out.print(_card(adapter) if adapter["status"] == "ready" else _trouble(adapter), soft_wrap=True)
 
 
 @app.command()
@@ -214,6 +219,12 @@ def _table(adapters: Sequence[Mapping[str, Any]]) -> Table:
             Text(manifest["task"] or manifest["prompt"] or ""),
         )
     return table
+
+
+def _trouble(adapter: Mapping[str, Any]) -> Text:
+    """A folder that is there and not served, with the reasons."""
+    reasons = "".join(f"\n  - {problem}" for problem in adapter["problems"])
+    return Text.assemble(("! ", "yellow"), f"{adapter['name']} cannot be served:{reasons}")
 
 
 def _card(adapter: Mapping[str, Any]) -> Table:

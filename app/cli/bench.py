@@ -1,7 +1,10 @@
 """`overtone bench`: this engine beside plain transformers and PEFT, in one run."""
 
+import gc
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +16,32 @@ from app.cli.output import err, out, print_json, reported
 from app.cli.training import become
 
 if TYPE_CHECKING:
+    from app.bench.latency import Figure
     from app.bench.measure import Result
     from app.bench.workload import Case
     from app.model.base import LoadedModel
+    from app.service import Service
     from app.settings import Settings
+
+
+@dataclass
+class Report:
+    """What a run found; with ``show`` it is printed as it comes."""
+
+    show: bool
+    title: str = ""
+    results: "list[Result]" = field(default_factory=list)
+    figures: "list[Figure]" = field(default_factory=list)
+
+    def add(self, figures: "Iterable[Figure]") -> None:
+        for what, figure, unit in figures:
+            self.figures.append((what, figure, unit))
+            if self.show:
+                out.print(f"{what}: {figure:.1f} {unit}" if figure >= 3 else f"{what}: {figure:.3g} {unit}")
+
+    def as_dict(self) -> dict[str, Any]:
+        figures = [{"what": what, "figure": figure, "unit": unit} for what, figure, unit in self.figures]
+        return {"run": self.title, "results": [result.as_dict() for result in self.results], "figures": figures}
 
 
 def bench(
@@ -32,7 +57,13 @@ def bench(
         float | None, typer.Option(min=0.5, help="Length of each clip. Default: the encoder's window.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Cases as requests x adapters, such as 1x0,8x8,32x8. Default: all.")
+        str | None, typer.Option(help="Cases as requests x adapters, such as 1x0,8x8,128x32r16. Default: all.")
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Also waits: first tokens, a burst, cold adapters, arriving prompts.")
+    ] = False,
+    http: Annotated[
+        str | None, typer.Option(help="Also one of the cases through HTTP, and the server's start.", show_default=False)
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
     as_json: Json = False,
@@ -46,76 +77,152 @@ def bench(
         become("bench", [f"--{name}={value}" for name, value in told.items() if value] + ["--json"] * as_json)
     with reported(as_json):
         settings = settings_with(model=model, device=device, dtype=dtype)
-        results, title = _run(settings, random_weights, _cases(only, seconds), new_tokens, repeats)
+        cases = _cases(only, seconds)
+        through_http = _cases(http, seconds)[0] if http else None
+        report = Report(show=not as_json)
+        with tempfile.TemporaryDirectory() as folder:
+            _run(report, settings, random_weights, cases, new_tokens, repeats, latency, Path(folder))
+            if through_http:
+                _over_http(report, settings, random_weights, through_http, Path(folder))
         if as_json:
-            print_json({"run": title, "results": [result.as_dict() for result in results]})
-        else:
-            out.print(_table(results, title))
+            print_json(report.as_dict())
 
 
 def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
-    from app.bench.workload import CASES, Case
+    from dataclasses import replace
+
+    from app.bench.workload import CASES, parse_case
     from app.errors import BadRequest
 
     if only is None:
         return tuple(replace(case, seconds=seconds) for case in CASES)
     try:
-        pairs = [part.lower().split("x") for part in only.split(",")]
-        return tuple(Case(int(requests), int(adapters), seconds) for requests, adapters in pairs)
+        return tuple(parse_case(part, seconds) for part in only.split(","))
     except ValueError:
         raise BadRequest(f"{only!r} names no cases; write requests x adapters, such as 1x0,8x8.") from None
 
 
 def _run(
-    settings: "Settings", size: str | None, cases: "tuple[Case, ...]", new_tokens: int, repeats: int
-) -> "tuple[list[Result], str]":
+    report: Report,
+    settings: "Settings",
+    size: str | None,
+    cases: "tuple[Case, ...]",
+    new_tokens: int,
+    repeats: int,
+    latency: bool,
+    folder: Path,
+) -> None:
     from app.bench.baselines import Baselines
-    from app.bench.measure import measure, systems
-    from app.bench.workload import write_adapters
-    from app.service import Service
+    from app.bench.latency import figures
+    from app.bench.measure import baselines_of, measure_baseline, measure_engine
+    from app.bench.workload import write_all
 
     loaded = _load(settings, size)
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        count = max(1, *(case.adapters for case in cases))
-        adapters = write_adapters(loaded, Path(folder) / "made", count)
-        baselines = Baselines(loaded, adapters)
-        changes = {"adapters": Path(folder) / "registry", "kv_gb": _cache_gb(loaded, cases, new_tokens)}
-        service = Service.over(settings.model_copy(update=changes), loaded)
-        try:
-            for name, made in adapters.items():
-                service.registry.publish(made, name)
-            for case in cases:
-                for name, run in systems(service, baselines, case):
-                    with err.status(f"{case.requests} requests, {case.adapters} adapters: {name} …"):
-                        results.append(measure(name, run, case, new_tokens, repeats))
-        finally:
-            service.close()
-    return results, _title(loaded, new_tokens, cases[0].seconds)
+    report.title = _title(loaded, new_tokens, cases[0].seconds)
+    adapters = write_all(loaded, folder / "made", cases)
+    baselines = Baselines(loaded, {name: made for name, made in adapters.items() if "-r8-" in name})
+    for case in cases:
+        for name, run in baselines_of(baselines, case):
+            with err.status(f"{case}: {name} …"):
+                report.results.append(measure_baseline(name, run, case, new_tokens, repeats))
+    del baselines
+    _free()
+    with _service(settings, loaded, cases, new_tokens, adapters, folder) as service:
+        for case in cases:
+            with err.status(f"{case}: Overtone …"):
+                report.results.append(measure_engine(service, case, new_tokens, repeats))
+        order = {str(case): index for index, case in enumerate(cases)}
+        report.results.sort(key=lambda result: order[result.case])
+        if report.show:
+            out.print(_table(report.results, report.title))
+        if latency:
+            service.engine.free_slots().result()
+            with err.status("…") as status:
+                report.add(figures(service, len(adapters), repeats, lambda what: status.update(f"{what} …")))
 
 
-def _cache_gb(loaded: "LoadedModel", cases: "tuple[Case, ...]", new_tokens: int) -> float:
-    """Room for the largest case and no more: the baselines want memory too."""
+@contextmanager
+def _service(
+    settings: "Settings",
+    loaded: "LoadedModel",
+    cases: "tuple[Case, ...]",
+    new_tokens: int,
+    adapters: dict[str, Path],
+    folder: Path,
+) -> "Iterator[Service]":
+    """An engine over the model, large enough for the largest case, with the adapters in its registry."""
+    from app.service import Service
+
+    most = max(case.requests for case in cases)
+    changes = {"adapters": folder / "registry", "max_batch": max(most, settings.max_batch)}
+    if loaded.device.type == "cpu":
+        changes["kv_gb"] = _cache_gb(loaded, most, new_tokens)
+    service = Service.over(settings.model_copy(update=changes), loaded)
+    try:
+        for name, made in adapters.items():
+            service.registry.publish(made, name)
+        yield service
+    finally:
+        service.close()
+
+
+def _over_http(report: Report, settings: "Settings", size: str | None, case: "Case", folder: Path) -> None:
+    """The case through a server of its own, and how long that took to start."""
+    import time
+
+    from app.bench.over_http import stream_all
+    from app.cli.process import ServerProcess
+    from app.errors import BadRequest
+
+    _free()
+    own = next(
+        result.decode_rate for result in report.results if result.case == str(case) and result.system == "Overtone"
+    )
+    options = ["--model", f"random:{size}" if size else settings.model, "--adapters", str(folder / "registry")]
+    options += ["--device", settings.device, "--dtype", settings.dtype]
+    begun = time.perf_counter()
+    with ServerProcess(folder / "server.log", *options) as server, err.status("through HTTP …"):
+        server.wait_ready(600)
+        report.add([("process start until ready", time.perf_counter() - begun, "s")])
+        seconds = case.seconds or 30.0
+        stream_all(server.url, case, seconds, 2)
+        rate = stream_all(server.url, case, seconds, 128 + case.requests).decode_rate
+        server.stop()
+    if rate == 0.0:
+        raise BadRequest("Answers ended before all had begun, so --http found no rate; use --random-weights.")
+    report.add(
+        [(f"{case} through HTTP, streaming", rate, "tokens/s"), ("share of the engine's own rate", rate / own, "")]
+    )
+
+
+def _free() -> None:
+    """Give memory of what is no longer used back to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _cache_gb(loaded: "LoadedModel", requests: int, new_tokens: int) -> float:
+    """Room for so many requests and no more: the baselines want memory too."""
     from app.bench.workload import make_clip, make_prompt
     from app.engine.kv_cache import PagedCache
 
-    longest = len(make_prompt(loaded, make_clip(loaded, 0))) + new_tokens + 16
+    longest = len(make_prompt(loaded, make_clip(loaded, 0))) + new_tokens + requests + 16
     token_bytes = PagedCache.token_bytes(loaded.model.config.get_text_config(), loaded.dtype)
-    return max(case.requests for case in cases) * longest * token_bytes / 1e9
+    return max(64, requests) * longest * token_bytes / 1e9
 
 
 def _load(settings: "Settings", size: str | None) -> "LoadedModel":
-    from app.errors import BadRequest
     from app.model.base import load, pick_device, pick_dtype
-    from app.model.random_weights import SIZES, random_weights
+    from app.model.random_weights import random_weights
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     with err.status("Loading the model …"):
         if size is None:
             return load(settings.model, device, dtype)
-        if size not in SIZES:
-            raise BadRequest(f"There are no dimensions named {size!r}; known: {', '.join(SIZES)}.")
         return random_weights(size, settings.model, device, dtype)
 
 
@@ -131,19 +238,17 @@ def _title(loaded: "LoadedModel", new_tokens: int, seconds: float | None) -> str
 def _table(results: "list[Result]", title: str) -> Table:
     """One row a system and case; the ratio is to the first system of the same case."""
     table = Table(title=title)
-    for column in ("requests", "adapters", "system"):
+    for column in ("case", "system"):
         table.add_column(column, no_wrap=True)
     for column in ("first ms", "decode tok/s", "whole tok/s", "ratio"):
         table.add_column(column, justify="right")
-    case: Any = None
-    slowest = 1.0
+    case, slowest = None, 1.0
     for result in results:
-        if case != (result.requests, result.adapters):
-            case, slowest = (result.requests, result.adapters), result.total_rate
+        if case != result.case:
+            case, slowest = result.case, result.total_rate
             table.add_section()
         table.add_row(
-            str(result.requests),
-            str(result.adapters),
+            result.case,
             result.system,
             f"{result.ttft_ms:.0f}",
             f"{result.decode_rate:.1f}",

@@ -121,15 +121,9 @@ def _ask(
 
 def _answer(done: "Done", shares: "tuple[Share, ...]", receipts: "list[Receipt]") -> dict[str, Any]:
     """The answer in the shape of `POST /generate`."""
-    adapter = None
-    if shares:
-        named = [
-            share.adapter.name if share.weight == 1.0 else f"{share.adapter.name}:{share.weight:g}" for share in shares
-        ]
-        adapter = {"name": ",".join(named), "version": ",".join(str(share.adapter.version) for share in shares)}
     return {
         "text": done.text,
-        "adapter": adapter,
+        "adapter": _adapter(shares),
         "finish_reason": done.finish_reason,
         "usage": {
             "prompt_tokens": done.prompt_tokens,
@@ -139,3 +133,12 @@ def _answer(done: "Done", shares: "tuple[Share, ...]", receipts: "list[Receipt]"
         "audio": [asdict(receipt) for receipt in receipts],
         "timings_ms": {name: round(value, 2) for name, value in asdict(done.timings).items()},
     }
+
+
+def _adapter(shares: "tuple[Share, ...]") -> dict[str, Any]:
+    if not shares:
+        return {"name": "base"}
+    if len(shares) == 1 and shares[0].weight == 1.0:
+        return {"name": shares[0].adapter.name, "version": shares[0].adapter.version}
+    mix = [{"name": one.adapter.name, "version": one.adapter.version, "weight": one.weight} for one in shares]
+    return {"name": ",".join(f"{one.adapter.name}:{one.weight:g}" for one in shares), "mix": mix}

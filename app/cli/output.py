@@ -65,8 +65,7 @@ def step(words: str, quiet: bool = False) -> Iterator[None]:
 
 def name_of(answer: Mapping[str, Any]) -> str:
     """The adapter that an answer was given with, or `base`."""
-    adapter = answer["adapter"]
-    return str(adapter["name"]) if adapter else "base"
+    return str(answer["adapter"]["name"])
 
 
 def _complain(message: str, problems: Sequence[str]) -> None:

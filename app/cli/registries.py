@@ -79,10 +79,13 @@ class Folder:
         self._registry.open()
 
     def all(self) -> list[Json]:
-        return [self._told(adapter) for adapter in self._registry.all()]
+        broken = self._registry.broken()
+        told = [*map(self._told, self._registry.all()), *(_broken(name, broken[name]) for name in broken)]
+        return sorted(told, key=lambda adapter: str(adapter["name"]))
 
     def get(self, name: str) -> Json:
-        return self._told(self._registry.get(name))
+        problems = self._registry.broken().get(name)
+        return self._told(self._registry.get(name)) if problems is None else _broken(name, problems)
 
     def add(self, source: str, name: str, replace: bool) -> Json:
         from app.registry.archive import copy_adapter, unpack
@@ -125,6 +128,7 @@ class Folder:
     def _told(self, adapter: "Adapter") -> Json:
         return {
             "name": adapter.name,
+            "status": "ready",
             "version": adapter.version,
             "versions": self._registry.versions(adapter.name),
             "manifest": adapter.manifest.model_dump(mode="json", by_alias=True),
@@ -167,6 +171,10 @@ class Server:
     def _json(self, method: str, path: str, **content: Any) -> Json:
         answer: Json = self._client.call(method, path, **content)
         return answer
+
+
+def _broken(name: str, problems: list[str]) -> Json:
+    return {"name": name, "status": "broken", "problems": problems}
 
 
 def _path(name: str, action: str = "") -> str:

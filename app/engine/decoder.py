@@ -13,6 +13,7 @@ import torch
 from app.engine.kv_cache import ATTENTION, PagedCache, register
 from app.engine.lora import AdapterBank, HostAdapter, MultiLoRALinear
 from app.engine.request import Sequence as EngineSequence
+from app.engine.sampler import likeliest
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 
@@ -39,6 +40,9 @@ class Decoder(Protocol):
 
     def step(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         """Logits [final chunks, vocabulary] on the device, in the chunks' order."""
+
+    def likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `sampler.likeliest`."""
 
     def keep(self, sequences: Sequence[EngineSequence], tokens: torch.Tensor) -> None:
         """Remember the tokens just drawn, for steps that begin before the host has read them."""
@@ -73,6 +77,9 @@ class ModuleDecoder:
 
     def forget(self, sequence: EngineSequence) -> None:
         """Nothing is kept for a sequence."""
+
+    def likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return likeliest(logits)
 
     def keep(self, sequences: Sequence[EngineSequence], tokens: torch.Tensor) -> None:
         """Not wanted: every step waits for the last one's tokens."""

@@ -2,16 +2,18 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from app.engine.lora import AdapterBank
-from app.engine.tower_graphs import TowerGraphs
 from app.model.features import Clip
 from app.model.tower import run_tower
+
+if TYPE_CHECKING:
+    from app.engine.tower_graphs import TowerGraphs
 
 Row = Mapping[str, float]
 CacheKey = tuple[str, tuple[tuple[str, float], ...]]
@@ -24,11 +26,11 @@ class AudioEncoder:
     so do classification heads. The projector, one small product with a larger output, is computed each time.
     """
 
-    def __init__(self, model: Any, bank: AdapterBank, cache_bytes: int) -> None:
+    def __init__(self, model: Any, bank: AdapterBank, cache_bytes: int, graphs: "TowerGraphs | None") -> None:
         self._tower = model.model.audio_tower
         self._projector: nn.Module = model.model.multi_modal_projector
         self._bank = bank
-        self._graphs = TowerGraphs(self._tower) if self._tower.conv1.weight.is_cuda else None
+        self._graphs = graphs
         self._cache: OrderedDict[CacheKey, torch.Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._used_bytes = 0

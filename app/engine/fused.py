@@ -12,16 +12,14 @@ import torch
 import triton
 
 from app.engine import kernels
+from app.engine.joined import joined
 from app.engine.kv_cache import PagedCache
+from app.engine.products import MOST_PARTS, SKINNY, Matrix, parts_of, product
 from app.engine.stacks import GROUPS, LoraStacks
 
-TILE = 64  # rows of one sequence that a program of the prefill attention takes
+TILE = 128  # rows of one sequence that a program of the prefill attention takes
 _PROGRAMS = 512  # of the decode attention, about what keeps the memory busy
 _MOST_SPLITS = 16
-_SKINNY = 64  # rows up to which our product reads a matrix faster than the library's
-_MOST_PARTS = 4
-_NARROW = 8192  # outputs of a matrix that too few programs would read, so its inputs are split as well
-_GEMV_ROWS, _GEMV_BLOCK = 8, 1024
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,12 @@ class Layer:
     """One decoder layer's weights: ``qkv`` [q + k + v, hidden], ``gate_up`` [2 · intermediate, hidden]."""
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Matrix
     bias: torch.Tensor
-    out: torch.Tensor
+    out: Matrix
     post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,22 @@ class Rows:
 
 
 class FusedModel:
-    """Weights, buffers and the pass. ``rows``: the most rows of a pass; ``batch``: the most that decode."""
+    """Weights, buffers and the pass.
 
-    def __init__(self, model: Any, cache: PagedCache, stacks: LoraStacks, rows: int, batch: int) -> None:
+    ``rows``: the most of a pass; ``batch``: the most that decode; ``positions``: the longest context;
+    ``quantise``: few rows read float8 copies of the weights.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        cache: PagedCache,
+        stacks: LoraStacks,
+        rows: int,
+        batch: int,
+        positions: int,
+        quantise: bool = False,
+    ) -> None:
         config = model.config.get_text_config()
         language_model = model.model.language_model
         self._cache, self.stacks = cache, stacks
@@ -60,10 +71,13 @@ class FusedModel:
         self.dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.width, self.inner = config.hidden_size, config.intermediate_size
         self._eps = config.rms_norm_eps
-        self._layers = [_join(layer) for layer in language_model.layers]
+        self._layers = [_join(layer, quantise) for layer in language_model.layers]
         self._norm = language_model.norm.weight
-        self._head = model.lm_head.weight
-        self._frequency = language_model.rotary_emb.inv_freq.float()
+        self._head = Matrix.of(model.lm_head.weight, quantise)
+        self._group = _heads_together(self.heads, self.kv_heads)
+        frequency = language_model.rotary_emb.inv_freq.float()
+        angles = torch.arange(positions, device=frequency.device)[:, None] * frequency
+        self._cos, self._sin = angles.cos(), angles.sin()
         device, dtype = cache.keys.device, cache.keys.dtype
 
         def buffer(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
@@ -73,12 +87,11 @@ class FusedModel:
         self._qkv = buffer(rows, (self.heads + 2 * self.kv_heads) * self.dim)
         self._q, self._attended = (buffer(rows, self.heads * self.dim) for _ in range(2))
         self._both, self._act = buffer(rows, 2 * self.inner), buffer(rows, self.inner)
-        self.logits = buffer(batch, self._head.shape[0])
+        self.logits = buffer(batch, self._head.weight.shape[0])
         most_parts = max(_splits(n, self.heads) * n for n in range(1, batch + 1)) * self.heads
         self._parts = buffer(most_parts, self.dim, kind=torch.float32)
-        self._sums = buffer(_MOST_PARTS * _SKINNY * self.width, kind=torch.float32)
+        self._sums = buffer(MOST_PARTS * SKINNY * self.width, kind=torch.float32)
         self._stats = buffer(most_parts, 2, kind=torch.float32)
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def run(self, rows: Rows, tables: torch.Tensor, lora: bool) -> None:
         """From embeddings in ``x`` to normed hidden states in ``h``; keys and values go to the cache.
@@ -112,7 +125,7 @@ class FusedModel:
         return out
 
     def _project(
-        self, name: str, index: int, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, rows: Rows, lora: bool
+        self, name: str, index: int, x: torch.Tensor, matrix: Matrix, out: torch.Tensor, rows: Rows, lora: bool
     ) -> torch.Tensor | None:
         """``out`` = x Wᵀ, and z = x Aᵀ of the group beside it. Prefill adds z B here; for decode the next kernel does.
 
@@ -120,25 +133,17 @@ class FusedModel:
         """
         held = self.stacks.groups.get(name) if lora else None
         if held is None:
-            product(x, weight, out)
-            return None
-        here = torch.cuda.current_stream() if self._side else None
-        if self._side and here:  # the small product hides behind the large one
-            self._side.wait_stream(here)
-            with torch.cuda.stream(self._side):
-                z = x @ held.a[index].t()
-            product(x, weight, out)
-            here.wait_stream(self._side)
-            z.record_stream(here)
-        else:
-            z = x @ held.a[index].t()
-            product(x, weight, out)
+            return product(x, matrix, out)
+        z = product(x, matrix, out, held.a[index])
+        assert z is not None
         if rows.tiles is None:
             return z
-        shares, start = self.stacks.shares[rows.seats], 0
-        for part, b in zip(torch.split(z, self.stacks.columns, 1), held.b, strict=True):
+        columns, start = self.stacks.columns, 0
+        kernels.weigh[(z.shape[0],)](z, rows.seats, self.stacks.shares, columns, z.shape[1], BLOCK=256, num_warps=2)
+        for place, (part, b) in enumerate(zip(torch.split(z, columns, 1), held.b, strict=True)):
             width = b.shape[2]
-            out[:, start : start + width].addmm_(masked(part, shares), b[index])
+            if place in held.touched:
+                out[:, start : start + width].addmm_(part, b[index])
             start += width
         return None
 
@@ -149,9 +154,9 @@ class FusedModel:
             return (self.x, *(self.x for _ in GROUPS[name]), stacks.shares, stacks.ranges)
         return (z, *(b[index] for b in stacks.groups[name].b), stacks.shares, stacks.ranges)
 
-    def _delta_of(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _delta_of(self, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         """Where a product that is to be added to ``x`` goes: [rows, hidden], or [parts, rows, hidden] to be summed."""
-        n, parts = x.shape[0], _parts(x, weight)
+        n, parts = x.shape[0], parts_of(x, matrix)
         if parts == 1:
             return self._delta[:n]
         return self._sums[: parts * n * self.width].view(parts, n, self.width)
@@ -178,11 +183,12 @@ class FusedModel:
         self, rows: Rows, index: int, bias: torch.Tensor, tables: torch.Tensor, z: torch.Tensor | None
     ) -> None:
         """Bias and rotary embedding; queries to ``_q``, keys and values to their pages."""
-        kernels.rope_write[(rows.seats.shape[0], self.heads + 2 * self.kv_heads)](
-            self._qkv, bias, self._frequency, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
+        group = self._group if rows.tiles is not None else min(2, self._group)  # few rows: more programs
+        kernels.rope_write[(rows.seats.shape[0], (self.heads + 2 * self.kv_heads) // group)](
+            self._qkv, bias, self._cos, self._sin, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
             self._cache.values[index], *self._lora("qkv", index, z), tables.shape[1], self.stacks.columns,
-            HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, LORA=z is not None,
-            SHARES=16, num_warps=1,
+            HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, GROUP=group,
+            LORA=z is not None, SHARES=8, num_warps=4 if group > 2 else 1,
         )  # fmt: skip
 
     def _attend(self, rows: Rows, index: int, tables: torch.Tensor) -> None:
@@ -193,13 +199,13 @@ class FusedModel:
         if rows.tiles is not None:
             kernels.attend_prefill[(rows.tiles.shape[0], self.heads)](
                 self._q, keys, values, rows.tiles, tables, self._attended, scale, width, **shape,
-                ROWS=TILE, BLOCK=64, STAGES=2, num_warps=4,
+                ROWS=TILE, BLOCK=min(64, self._cache.page_size), STAGES=3, num_warps=TILE // 16,
             )  # fmt: skip
             return
         splits = _splits(n, self.heads)
         kernels.attend_decode[(n, self.heads, splits)](
             self._q, keys, values, rows.positions, rows.seats, tables, self._parts, self._stats, self._attended,
-            scale, width, **shape, SPLITS=splits, BLOCK=32, STAGES=2, num_warps=2,
+            scale, width, **shape, SPLITS=splits, BLOCK=min(32, self._cache.page_size), STAGES=2, num_warps=2,
         )  # fmt: skip
         if splits > 1:
             kernels.join_splits[(n * self.heads,)](
@@ -214,46 +220,14 @@ class FusedModel:
         )  # fmt: skip
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-    """``out`` [rows, outputs] = ``x`` [rows, inputs] · ``weight`` [outputs, inputs]ᵀ.
-
-    An ``out`` of [parts, rows, outputs] gets parts that are still to be summed.
-    """
-    rows, (outputs, inputs) = x.shape[0], weight.shape
-    parts = out.shape[0] if out.dim() == 3 else 1
-    if rows == 1 and x.is_cuda and outputs % _GEMV_ROWS == 0:
-        kernels.gemv[(outputs // _GEMV_ROWS,)](
-            x, weight, out, outputs, inputs, ROWS=_GEMV_ROWS, BLOCK=_GEMV_BLOCK, EVEN=inputs % _GEMV_BLOCK == 0,
-            num_warps=8,
-        )  # fmt: skip
-    elif _is_skinny(x, weight) and (parts > 1 or rows <= _SKINNY // 2):
-        block = 32 if outputs < 2 * _NARROW else 64
-        kernels.skinny[(outputs // block, parts)](
-            x, weight, out, rows, outputs, inputs, inputs // parts, ROWS=max(16, triton.next_power_of_2(rows)),
-            OUTPUTS=block, BLOCK=128, STAGES=4, num_warps=4,
-        )  # fmt: skip
-    else:
-        torch.mm(x, weight.t(), out=out)
-
-
-def _is_skinny(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether our product can take this one, and should."""
-    outputs, inputs = weight.shape
-    fits = outputs % 64 == 0 and inputs % 128 == 0 and x.dtype in (torch.bfloat16, torch.float16)
-    return fits and x.is_cuda and 1 < x.shape[0] <= _SKINNY
-
-
-def _parts(x: torch.Tensor, weight: torch.Tensor) -> int:
-    """Into how many parts the inputs of a product are split."""
-    outputs, inputs = weight.shape
-    if not _is_skinny(x, weight) or outputs > _NARROW:
-        return 1
-    return next((parts for parts in (_MOST_PARTS, 2) if inputs % (128 * parts) == 0), 1)
-
-
 def masked(z: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """z [rows, columns] weighted by each row's shares; of what a row does not use, not even a NaN gets through."""
     return torch.where(shares != 0, z * shares, 0).to(z.dtype)
+
+
+def _heads_together(heads: int, kv_heads: int) -> int:
+    """How many heads a program takes: a power of two that divides both numbers, 8 at most."""
+    return next(group for group in (8, 4, 2, 1) if heads % group == 0 and kv_heads % group == 0)
 
 
 def _splits(batch: int, heads: int) -> int:
@@ -261,23 +235,16 @@ def _splits(batch: int, heads: int) -> int:
     return min(_MOST_SPLITS, int(triton.next_power_of_2(max(1, _PROGRAMS // (batch * heads)))))
 
 
-def _join(layer: Any) -> Layer:
+def _join(layer: Any, quantise: bool) -> Layer:
     """A transformers layer's weights, its projections joined and made views of the joined ones."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return Layer(
         layer.input_layernorm.weight,
-        _joined([linear.weight for linear in projections]),
+        Matrix.of(joined([linear.weight for linear in projections]), quantise),
         torch.cat([linear.bias for linear in projections]),
-        attention.o_proj.weight,
+        Matrix.of(attention.o_proj.weight, quantise),
         layer.post_attention_layernorm.weight,
-        _joined([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        mlp.down_proj.weight,
+        Matrix.of(joined([mlp.gate_proj.weight, mlp.up_proj.weight]), quantise),
+        Matrix.of(mlp.down_proj.weight, quantise),
     )
-
-
-def _joined(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
-    whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, view in zip(parameters, torch.split(whole, [p.shape[0] for p in parameters]), strict=True):
-        parameter.data = view
-    return whole

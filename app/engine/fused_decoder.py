@@ -4,7 +4,8 @@ A step's inputs travel in one pinned buffer. Tokens stay on the device, so the n
 before the host has read the last one's; the host only follows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,18 @@ from app.engine.fused import TILE, FusedModel, Rows
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
 from app.engine.lora import HostAdapter
+from app.engine.products import likeliest
+from app.engine.request import Sampling
 from app.engine.request import Sequence as EngineSequence
+from app.engine.sampler import choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.engine.stacks import LoraStacks
 from app.engine.staging import pinned, send
 
 _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-_ROW_STEP = 128  # packed prompt tokens are padded up to a multiple of this, which the products round up to anyway
+_FINE, _ROW_STEP = 64, 128  # packed prompt tokens are padded up to a multiple, the finer up to `_SHORT`
+_SHORT = 512
 _SPARE_TILES = 16  # beyond one for every TILE rows: chunks that end in a part of a tile
 
 
@@ -38,7 +43,9 @@ class FusedDecoder:
         self._most_rows = -(-max(limits.step_tokens, max_batch) // _ROW_STEP) * _ROW_STEP
         seats = max_batch + 1
         self.stacks = LoraStacks(model, seats, device, dtype)
-        self._model = FusedModel(model, cache, self.stacks, self._most_rows, max_batch)
+        self._model = FusedModel(
+            model, cache, self.stacks, self._most_rows, max_batch, limits.max_context, limits.weights == "float8"
+        )
         self._embeddings: torch.Tensor = model.model.language_model.embed_tokens.weight
         pages = -(-limits.max_context // cache.page_size)
         self._tables = torch.zeros(seats, pages, device=device, dtype=torch.int32)
@@ -49,28 +56,29 @@ class FusedDecoder:
         self._inputs = torch.zeros(3 * self._most_rows + 4 * tiles, device=device, dtype=torch.int32)
         self._free = list(range(seats - 1, -1, -1))
         self._seats: dict[str, int] = {}
-        self._graphs: dict[object, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[str, int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = torch.cuda.graph_pool_handle() if self._captures else None
 
     def warm_up(self) -> None:
-        """Compile every kernel and capture every shape, for the base and for adapters on attention projections."""
-        self.stacks.touch("qkv")
+        """Compile every kernel and capture every shape, for the base and for adapters on q_proj and v_proj."""
+        for name in ("self_attn.q_proj", "self_attn.v_proj"):
+            self.stacks.touch(name)
         for lora in (False, True):
             for size in reversed(self._batches):
                 self._blank(size)
                 self._run_decode(size, lora)
-            for rows in range(self._most_rows, 0, -_ROW_STEP):
+            for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True):
                 self._blank(rows)
                 self._run_prefill(rows, self._tile_room(rows), lora)
+        choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
-        before = self.stacks.layout
-        self.stacks.load(slot, adapter, capacity)
-        if self.stacks.layout != before:  # captured graphs point into tensors that were replaced
-            self._graphs = {key: graph for key, graph in self._graphs.items() if key[-1] is False}  # type: ignore[index]
+        with self._graphs_in_step():
+            self.stacks.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
-        self.stacks.clear(slot)
+        with self._graphs_in_step():
+            self.stacks.clear(slot)
 
     def forget(self, sequence: EngineSequence) -> None:
         seat = self._seats.pop(sequence.request.id, None)
@@ -81,6 +89,9 @@ class FusedDecoder:
         if all(sequence.request.id in self._seats for sequence in sequences):
             seats = send([self._seats[s.request.id] for s in sequences], self._device)
             self._last[seats] = tokens
+
+    def likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return likeliest(logits)
 
     def step(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         decoding = [chunk for chunk in chunks if chunk.decodes]
@@ -99,6 +110,14 @@ class FusedDecoder:
         if wanted == list(range(len(wanted))):
             return joined
         return joined[send(wanted, self._device)]
+
+    @contextmanager
+    def _graphs_in_step(self) -> Iterator[None]:
+        """Graphs with adapters point into the stacks: forget them when those are replaced."""
+        before = self.stacks.layout
+        yield
+        if self.stacks.layout != before:
+            self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
 
     def _blank(self, rows: int) -> None:
         """Inputs of padding alone."""
@@ -146,7 +165,7 @@ class FusedDecoder:
     def _prefill(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         """Packed prompt chunks: logits [final chunks, vocabulary]."""
         count = sum(chunk.tokens for chunk in chunks)
-        rows = -(-count // _ROW_STEP) * _ROW_STEP
+        rows = _padded(count)
         inputs = np.zeros((3, rows), dtype=np.int32)
         inputs[2] = -1
         tiles: list[tuple[int, int, int, int]] = []
@@ -196,9 +215,9 @@ class FusedDecoder:
     def _tile_room(self, rows: int) -> int:
         return rows // TILE + _SPARE_TILES
 
-    def _replay(self, key: object, run: Any) -> None:
+    def _replay(self, key: tuple[str, int, bool] | None, run: Callable[[], object]) -> None:
         """Run as a graph; the first time as it is, and captured afterwards for the next."""
-        if key in self._graphs:
+        if key is not None and key in self._graphs:
             self._graphs[key].replay()
             return
         run()
@@ -207,3 +226,9 @@ class FusedDecoder:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
             self._graphs[key] = graph
+
+
+def _padded(rows: int) -> int:
+    """The captured number of rows that holds so many."""
+    step = _FINE if rows <= _SHORT else _ROW_STEP
+    return -(-rows // step) * step

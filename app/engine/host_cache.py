@@ -42,6 +42,10 @@ class HostCache:
     def holds(self, uid: str) -> bool:
         return uid in self._held
 
+    def drop(self) -> None:
+        """Forget all that is not being read; the next request reads it from disk."""
+        self._held.clear()
+
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
 

@@ -62,66 +62,63 @@ def add_norm(
 
 @triton.jit
 def rope_write(
-    qkv_ptr, bias_ptr, frequency_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
+    qkv_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
     z_ptr, bq_ptr, bk_ptr, bv_ptr, shares_ptr, ranges_ptr, table_width, columns,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     LORA: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
+    """Bias, LoRA and rotary embedding of ``GROUP`` heads of a row; queries to q, keys and values to their page."""
     row = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * GROUP
     position = tl.load(positions_ptr + row)
     if position < 0:
         return
     seat = tl.load(seats_ptr + row)
     Q: tl.constexpr = HEADS * DIM
     KV: tl.constexpr = KV_HEADS * DIM
+    HALF: tl.constexpr = DIM // 2
     is_query = head < HEADS
     is_key = (head >= HEADS) & (head < HEADS + KV_HEADS)
-    half = tl.arange(0, DIM // 2)
-    everywhere = half >= 0
-    source = qkv_ptr + row * (Q + 2 * KV) + head * DIM
-    low_half = tl.load(source + half).to(tl.float32) + tl.load(bias_ptr + head * DIM + half).to(tl.float32)
-    high_half = (
-        tl.load(source + DIM // 2 + half).to(tl.float32)
-        + tl.load(bias_ptr + head * DIM + DIM // 2 + half).to(tl.float32)
-    )  # fmt: skip
+    lane = tl.arange(0, GROUP * HALF)
+    low = lane // HALF * DIM + lane % HALF  # the first half of each head, and the second
+    high = low + HALF
+    everywhere = lane >= 0
+    source = head * DIM
+    x = qkv_ptr + row * (Q + 2 * KV) + source
+    first = tl.load(x + low).to(tl.float32) + tl.load(bias_ptr + source + low).to(tl.float32)
+    second = tl.load(x + high).to(tl.float32) + tl.load(bias_ptr + source + high).to(tl.float32)
     if LORA:
-        first, last = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
-        weights = shares_ptr + seat * columns
-        z_row = z_ptr + row * 3 * columns
+        begin, end = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
+        shares = shares_ptr + seat * columns
+        z = z_ptr + row * 3 * columns
         if is_query:
-            low_half += _expand(z_row, bq_ptr, weights, first, last, head * DIM, Q, half, everywhere, SHARES)
-            high_half += _expand(
-                z_row, bq_ptr, weights, first, last, head * DIM + DIM // 2, Q, half, everywhere, SHARES
-            )
+            first += _expand(z, bq_ptr, shares, begin, end, source, Q, low, everywhere, SHARES)
+            second += _expand(z, bq_ptr, shares, begin, end, source, Q, high, everywhere, SHARES)
         elif is_key:
-            start = (head - HEADS) * DIM
-            z_row += columns
-            low_half += _expand(z_row, bk_ptr, weights, first, last, start, KV, half, everywhere, SHARES)
-            high_half += _expand(z_row, bk_ptr, weights, first, last, start + DIM // 2, KV, half, everywhere, SHARES)
+            first += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, low, everywhere, SHARES)
+            second += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, high, everywhere, SHARES)
         else:
-            start = (head - HEADS - KV_HEADS) * DIM
-            z_row += 2 * columns
-            low_half += _expand(z_row, bv_ptr, weights, first, last, start, KV, half, everywhere, SHARES)
-            high_half += _expand(z_row, bv_ptr, weights, first, last, start + DIM // 2, KV, half, everywhere, SHARES)
+            start = source - Q - KV
+            first += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, low, everywhere, SHARES)
+            second += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, high, everywhere, SHARES)
     kind = qkv_ptr.dtype.element_ty
     # rounded to the model's dtype here, as transformers' own projection is
-    low_half, high_half = low_half.to(kind).to(tl.float32), high_half.to(kind).to(tl.float32)
+    first, second = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
     if head < HEADS + KV_HEADS:
-        angle = position.to(tl.float32) * tl.load(frequency_ptr + half)
-        cos, sin = tl.cos(angle), tl.sin(angle)
-        low_half, high_half = low_half * cos - high_half * sin, high_half * cos + low_half * sin
+        cos = tl.load(cos_ptr + position * HALF + lane % HALF)
+        sin = tl.load(sin_ptr + position * HALF + lane % HALF)
+        first, second = first * cos - second * sin, second * cos + first * sin
     if is_query:
-        target = q_ptr + row * Q + head * DIM
+        target = q_ptr + row * Q + source
     else:
         page = tl.load(tables_ptr + seat.to(tl.int64) * table_width + position // PAGE).to(tl.int64)
-        slot = page * PAGE + position % PAGE
+        slot = (page * PAGE + position % PAGE) * KV
         if is_key:
-            target = k_ptr + slot * KV + (head - HEADS) * DIM
+            target = k_ptr + slot + source - Q
         else:
-            target = v_ptr + slot * KV + (head - HEADS - KV_HEADS) * DIM
-    tl.store(target + half, low_half.to(kind))
-    tl.store(target + DIM // 2 + half, high_half.to(kind))
+            target = v_ptr + slot + source - Q - KV
+    tl.store(target + low, first.to(kind))
+    tl.store(target + high, second.to(kind))
 
 
 @triton.jit
@@ -149,8 +146,8 @@ def attend_decode(
     for start in tl.range(low, high, BLOCK, num_stages=STAGES):
         token = start + lane
         valid = token < high
-        page = tl.load(table + token // PAGE, mask=valid, other=0).to(tl.int64)
-        place = ((page * PAGE + token % PAGE) * KV_HEADS + kv_head) * DIM
+        page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
+        place = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
         key = tl.load(k_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
         value = tl.load(v_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
         score = tl.where(valid, tl.sum(key.to(tl.float32) * query[None, :], 1), -float("inf"))
@@ -186,13 +183,41 @@ def join_splits(part_ptr, stats_ptr, out_ptr, DIM: tl.constexpr, SPLITS: tl.cons
 
 
 @triton.jit
+def _attend_block(
+    query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """One block of keys of the online softmax; without ``MASKED`` every row sees all of it."""
+    row, dim, lane = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    page = tl.load(table + start // PAGE).to(tl.int64)  # a block lies in one page
+    place = ((page * PAGE + start % PAGE + lane) * KV_HEADS + kv_head) * DIM
+    if MASKED:
+        token = start + lane
+        valid = token < end
+        key = tl.load(k_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
+        value = tl.load(v_ptr + place[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
+    else:
+        key = tl.load(k_ptr + place[:, None] + dim[None, :])
+        value = tl.load(v_ptr + place[:, None] + dim[None, :])
+    score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    if MASKED:
+        seen = valid[None, :] & (token[None, :] <= position + row[:, None])
+        score = tl.where(seen, score, -float("inf"))
+    higher = tl.maximum(peak, tl.max(score, 1))
+    chance, kept = tl.exp(score - higher[:, None]), tl.exp(peak - higher)
+    total = tl.dot(chance.to(value.dtype), value, total * kept[:, None], input_precision="ieee")
+    return total, higher, weight * kept + tl.sum(chance, 1)
+
+
+@triton.jit
 def attend_prefill(
     q_ptr, k_ptr, v_ptr, tiles_ptr, tables_ptr, out_ptr, scale, table_width,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows of one sequence against its context and itself, causal (FlashAttention's recurrence)."""
-    tile = tl.program_id(0)
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the ends of prompts, which take longest, first
     head = tl.program_id(1)
     count = tl.load(tiles_ptr + 4 * tile + 1)
     if count == 0:
@@ -202,28 +227,24 @@ def attend_prefill(
     seat = tl.load(tiles_ptr + 4 * tile + 3)
     table = tables_ptr + seat.to(tl.int64) * table_width
     kv_head = head // (HEADS // KV_HEADS)
-    row, dim, lane = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    row, dim = tl.arange(0, ROWS), tl.arange(0, DIM)
     place = ((first + row[:, None]) * HEADS + head) * DIM + dim[None, :]
     query = tl.load(q_ptr + place, mask=row[:, None] < count, other=0.0)
     total = tl.zeros([ROWS, DIM], tl.float32)
     peak = tl.full([ROWS], -1e30, tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     end = position + count
-    for start in tl.range(0, end, BLOCK, num_stages=STAGES):
-        token = start + lane
-        valid = token < end
-        page = tl.load(table + token // PAGE, mask=valid, other=0).to(tl.int64)
-        slot = ((page * PAGE + token % PAGE) * KV_HEADS + kv_head) * DIM
-        key = tl.load(k_ptr + slot[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        seen = valid[None, :] & (token[None, :] <= position + row[:, None])
-        score = tl.where(seen, score, -float("inf"))
-        higher = tl.maximum(peak, tl.max(score, 1))
-        chance, kept = tl.exp(score - higher[:, None]), tl.exp(peak - higher)
-        value = tl.load(v_ptr + slot[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
-        total = tl.dot(chance.to(value.dtype), value, total * kept[:, None], input_precision="ieee")
-        weight = weight * kept + tl.sum(chance, 1)
-        peak = higher
+    before = position // BLOCK * BLOCK  # blocks that all rows see whole
+    for start in tl.range(0, before, BLOCK, num_stages=STAGES):
+        total, peak, weight = _attend_block(
+            query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+            KV_HEADS, DIM, PAGE, ROWS, BLOCK, False,
+        )  # fmt: skip
+    for start in tl.range(before, end, BLOCK, num_stages=STAGES):
+        total, peak, weight = _attend_block(
+            query, total, peak, weight, k_ptr, v_ptr, table, start, end, position, kv_head, scale,
+            KV_HEADS, DIM, PAGE, ROWS, BLOCK, True,
+        )  # fmt: skip
     total = total / tl.maximum(weight, 1e-30)[:, None]
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < count)
 
@@ -254,41 +275,141 @@ def silu_mul(
 
 @triton.jit
 def gemv(
-    x_ptr, weight_ptr, out_ptr, outputs, inputs,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, outputs, inputs,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix.
+
+    Programs beyond its rows go on with LoRA's A, into z. ``SCALED``: the matrix is float8 with a scale a row.
+    """
+    row = tl.program_id(0) * ROWS
+    lora = row >= outputs
+    if lora:
+        row -= outputs
+    rows = row + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     total = tl.zeros([ROWS, BLOCK], tl.float32)
-    weights = weight_ptr + rows[:, None].to(tl.int64) * inputs + column[None, :]
-    for start in tl.range(0, inputs, BLOCK, loop_unroll_factor=2):
-        if EVEN:
-            weight = tl.load(weights + start, eviction_policy="evict_first")
-            x = tl.load(x_ptr + start + column)
-        else:
+    place = rows[:, None].to(tl.int64) * inputs + column[None, :]
+    if lora:
+        for start in range(0, inputs, BLOCK):
             inside = start + column < inputs
-            weight = tl.load(weights + start, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
+            weight = tl.load(a_ptr + place + start, mask=inside[None, :], other=0.0)
             x = tl.load(x_ptr + start + column, mask=inside, other=0.0)
-        total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
-    tl.store(out_ptr + rows, tl.sum(total, 1).to(out_ptr.dtype.element_ty))
+            total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
+        tl.store(z_ptr + rows, tl.sum(total, 1).to(z_ptr.dtype.element_ty))
+    else:
+        for start in tl.range(0, inputs, BLOCK, loop_unroll_factor=2):
+            if EVEN:
+                weight = tl.load(weight_ptr + place + start, eviction_policy="evict_first")
+                x = tl.load(x_ptr + start + column)
+            else:
+                inside = start + column < inputs
+                weight = tl.load(
+                    weight_ptr + place + start, mask=inside[None, :], other=0.0, eviction_policy="evict_first"
+                )
+                x = tl.load(x_ptr + start + column, mask=inside, other=0.0)
+            total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
+        summed = tl.sum(total, 1)
+        if SCALED:
+            summed *= tl.load(scale_ptr + rows)
+        tl.store(out_ptr + rows, summed.to(out_ptr.dtype.element_ty))
 
 
 @triton.jit
 def skinny(
-    x_ptr, weight_ptr, out_ptr, rows, outputs, inputs, share,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, rows, outputs, columns, inputs, share,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs."""
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs.
+
+    Programs beyond its rows go on with LoRA's A [columns, inputs], into z, where nothing is shared out.
+    """
+    first = tl.program_id(0) * OUTPUTS
     part = tl.program_id(1)
+    lora = first >= outputs
+    if lora:
+        first -= outputs
+    output = first + tl.arange(0, OUTPUTS)
     row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK)
-    weights = weight_ptr + output[:, None].to(tl.int64) * inputs + column[None, :] + part * share
+    place = output[:, None].to(tl.int64) * inputs + column[None, :] + part * share
     xs = x_ptr + row[:, None] * inputs + column[None, :] + part * share
     total = tl.zeros([ROWS, OUTPUTS], tl.float32)
-    for start in tl.range(0, share, BLOCK, num_stages=STAGES):
-        weight = tl.load(weights + start)
-        x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
-        total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
-    out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
-    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
+    if lora:
+        for start in range(0, share, BLOCK):
+            weight = tl.load(a_ptr + place + start)
+            x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
+            total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
+        z = z_ptr + row[:, None] * columns + output[None, :]
+        tl.store(z, total.to(z_ptr.dtype.element_ty), mask=row[:, None] < rows)
+    else:
+        for start in tl.range(0, share, BLOCK, num_stages=STAGES):
+            weight = tl.load(weight_ptr + place + start)
+            x = tl.load(xs + start, mask=row[:, None] < rows, other=0.0)
+            total = tl.dot(x, tl.trans(weight.to(x.dtype)), total, input_precision="ieee")
+        if SCALED:
+            total *= tl.load(scale_ptr + output)[None, :]
+        out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
+        tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
+
+
+@triton.jit
+def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr):
+    """z [rows, width] times each row's shares [columns], over and over along the row; zero where it has none."""
+    row = tl.program_id(0).to(tl.int64)
+    seat = tl.load(seats_ptr + row).to(tl.int64)
+    for start in range(0, width, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = place < width
+        share = tl.load(shares_ptr + seat * columns + place % columns, mask=inside, other=0.0)
+        z = tl.load(z_ptr + row * width + place, mask=inside & (share != 0.0), other=0.0)
+        tl.store(z_ptr + row * width + place, (z.to(tl.float32) * share).to(z.dtype), mask=inside)
+
+
+@triton.jit
+def add_layer_norm(
+    x_ptr, delta_ptr, weight_ptr, bias_ptr, out_ptr, eps, width, ADD: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """x += delta (with ``ADD``); out = LayerNorm(x)."""
+    row = tl.program_id(0).to(tl.int64)
+    offset = tl.arange(0, BLOCK)
+    inside = offset < width
+    x = tl.load(x_ptr + row * width + offset, mask=inside, other=0.0)
+    if ADD:
+        x = (x.to(tl.float32) + tl.load(delta_ptr + row * width + offset, mask=inside, other=0.0).to(tl.float32)).to(
+            x.dtype
+        )
+        tl.store(x_ptr + row * width + offset, x, mask=inside)
+    wide = x.to(tl.float32)
+    mean = tl.sum(wide, 0) / width
+    centred = tl.where(inside, wide - mean, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+    weight = tl.load(weight_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * width + offset, (centred * scale * weight + bias).to(x.dtype), mask=inside)
+
+
+@triton.jit
+def peaks(logits_ptr, value_ptr, index_ptr, width, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """The largest logit of a part of a row and where it stands, the first of equals; NaN where any is not finite."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    share = tl.cdiv(width, SPLITS)
+    low = split * share
+    high = tl.minimum(low + share, width)
+    lane = tl.arange(0, BLOCK)
+    best = tl.full([BLOCK], -float("inf"), tl.float32)
+    where = tl.full([BLOCK], 2147483647, tl.int32)
+    broken = tl.zeros([BLOCK], tl.int32)
+    for start in range(low, high, BLOCK):
+        place = start + lane
+        inside = place < high
+        value = tl.load(logits_ptr + row * width + place, mask=inside, other=0.0).to(tl.float32)
+        finite = tl.abs(value) < float("inf")  # false for NaN too
+        broken |= (inside & (finite == 0)).to(tl.int32)
+        better = inside & (value > best)
+        best, where = tl.where(better, value, best), tl.where(better, place, where)
+    top = tl.max(best, 0)
+    first = tl.min(tl.where(best == top, where, 2147483647), 0)
+    lost = tl.max(broken, 0) > 0
+    tl.store(value_ptr + row * SPLITS + split, tl.where(lost, float("nan"), top))
+    tl.store(index_ptr + row * SPLITS + split, first)

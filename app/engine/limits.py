@@ -16,3 +16,4 @@ class EngineLimits:
     host_cache_bytes: int
     encoder_cache_bytes: int
     decoder: Literal["auto", "fused", "modules"] = "auto"
+    weights: Literal["full", "float8"] = "full"

@@ -22,7 +22,7 @@ _LAYERS = "model.language_model.layers."
 
 @dataclass(frozen=True)
 class Pair:
-    """One layer of one adapter, ready to copy: ``a`` [rank, in], ``b`` [rank, out] with the scaling in it."""
+    """One layer of one adapter, ready to copy: ``a`` [rank, in], ``b`` [out, rank] with the scaling in it."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -33,7 +33,7 @@ class HostAdapter:
     """An adapter in host memory, in the model's dtype.
 
     ``pairs`` by module path. ``stacks``: the language model's, by projection, all layers in one: ``a``
-    [layers, rank, in], ``b`` [layers, rank, out]; the pairs of its layers are views of them.
+    [layers, rank, in], ``b`` [layers, out, rank]; the pairs of its layers are views of them.
     """
 
     pairs: Mapping[str, Pair]
@@ -51,11 +51,11 @@ def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
         stacks[name] = _stack([weights.lora[path] for path in places], list(places.values()), dtype)
         for path, layer in places.items():
             rank = weights.lora[path].a.shape[0]
-            pairs[path] = Pair(stacks[name].a[layer, :rank], stacks[name].b[layer, :rank])
+            pairs[path] = Pair(stacks[name].a[layer, :rank], stacks[name].b[layer, :, :rank])
     held = [tensor for stack in stacks.values() for tensor in (stack.a, stack.b)]
     for path, pair in weights.lora.items():
         if path not in pairs:
-            pairs[path] = Pair(pair.a.to(dtype).contiguous(), (pair.b.float().T * pair.scaling).to(dtype).contiguous())
+            pairs[path] = Pair(pair.a.to(dtype).contiguous(), (pair.b.float() * pair.scaling).to(dtype).contiguous())
             held += [pairs[path].a, pairs[path].b]
     projector = {path: tensor.to(dtype) for path, tensor in weights.projector.items()}
     size = sum(tensor.nbytes for tensor in [*held, *projector.values()])
@@ -71,19 +71,23 @@ def _by_projection(paths: Iterable[str]) -> dict[str, dict[str, int]]:
         elif path.startswith(_LAYERS):
             layer, _, name = path.removeprefix(_LAYERS).partition(".")
             found.setdefault(name, {})[path] = int(layer)
-    return found
+    return {name: dict(sorted(places.items(), key=lambda place: place[1])) for name, places in found.items()}
 
 
-def _stack(pairs: Sequence[LoraPair], layers: Sequence[int], dtype: torch.dtype) -> Pair:
+def _stack(pairs: list[LoraPair], layers: list[int], dtype: torch.dtype) -> Pair:
     """Layers of one projection in one tensor each, zero where there is nothing; ranks may differ."""
-    depth, rank = max(layers) + 1, max(pair.a.shape[0] for pair in pairs)
-    a = torch.zeros(depth, rank, pairs[0].a.shape[1], dtype=dtype)
-    b = torch.zeros(depth, rank, pairs[0].b.shape[0], dtype=dtype)
-    for pair, layer in zip(pairs, layers, strict=True):
-        own = pair.a.shape[0]
-        a[layer, :own] = pair.a
-        b[layer, :own] = pair.b.float().T * pair.scaling
-    return Pair(a, b)
+    if layers == list(range(len(layers))) and len({pair.a.shape for pair in pairs}) == 1:
+        a, b = torch.stack([pair.a for pair in pairs]), torch.stack([pair.b for pair in pairs])
+    else:
+        depth, rank = max(layers) + 1, max(pair.a.shape[0] for pair in pairs)
+        a = pairs[0].a.new_zeros(depth, rank, pairs[0].a.shape[1])
+        b = pairs[0].b.new_zeros(depth, pairs[0].b.shape[0], rank)
+        for pair, layer in zip(pairs, layers, strict=True):
+            a[layer, : pair.a.shape[0]] = pair.a
+            b[layer, :, : pair.b.shape[1]] = pair.b
+    scaling = torch.zeros(len(a))
+    scaling[layers] = torch.tensor([pair.scaling for pair in pairs])
+    return Pair(a.to(dtype), (b.float() * scaling[:, None, None]).to(dtype))
 
 
 class MultiLoRALinear(nn.Linear):
@@ -144,7 +148,7 @@ class AdapterBank:
             layer.grow(capacity)
             end = slot.start + pair.a.shape[0]
             layer.lora_a[slot.start : end].copy_(pair.a, non_blocking=True)
-            layer.lora_b[slot.start : end].copy_(pair.b, non_blocking=True)
+            layer.lora_b[slot.start : end].copy_(pair.b.T, non_blocking=True)
         if adapter.projector:
             device = self._reference.device
             self._projectors[slot.uid] = {p: t.to(device) for p, t in adapter.projector.items()}

@@ -1,6 +1,7 @@
 """How the memory is divided: weights are there already; what may the rest be used for?"""
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
 from app.errors import BadRequest
-from app.model.base import LoadedModel
+from app.model.base import LoadedModel, part_of
 
 PAGE_SIZE = 16  # tokens
 _FUSED_PAGE_SIZE = 64  # as many as a program of the decode attention reads in two turns
@@ -55,6 +56,8 @@ def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) 
         budget = int(kv_gb * 1e9)
     elif loaded.device.type == "cuda":
         free = torch.cuda.mem_get_info(loaded.device)[0]
+        if limits.weights == "float8":
+            free -= _language_model_weights(loaded)
         budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - _MARGIN
     else:
         budget = _CPU_BYTES
@@ -72,6 +75,11 @@ def _slot_bytes(loaded: LoadedModel, residents: int) -> int:
     """The columns of so many adapters of rank 16 on every projection of the language model."""
     widths = sum(sum(shape) for path, shape in loaded.spec.linears.items() if "language_model.layers" in path)
     return residents * _RANK * widths * loaded.dtype.itemsize
+
+
+def _language_model_weights(loaded: LoadedModel) -> int:
+    """Numbers in the matrices that decoding reads."""
+    return sum(math.prod(shape) for path, shape in loaded.spec.linears.items() if part_of(path) == "language_model")
 
 
 def _buffer_bytes(config: Any, dtype: torch.dtype, limits: EngineLimits) -> int:

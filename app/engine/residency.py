@@ -35,9 +35,11 @@ class Residency:
             return Claim.READY
         adapters = [share.adapter for share in sequence.request.shares]
         self._refuse_if_pins_leave_no_room(adapters)
+        waited = sequence.request.id in self._gathered
         weights = self._gather(sequence, adapters)
-        if weights is None:
+        if weights is None or waited:
             sequence.timings.activation = 1e3 * (time.monotonic() - sequence.submitted)
+        if weights is None:
             return Claim.LOADING
         held: list[str] = []
         try:

@@ -35,7 +35,12 @@ class Runner:
         fused = fused_available(loaded.device) if limits.decoder == "auto" else limits.decoder == "fused"
         self.alone = AlonePath(model, registry.folder)
         self.bank = AdapterBank(model, language_model=not fused)
-        self.encoder = AudioEncoder(model, self.bank, limits.encoder_cache_bytes)
+        graphs = None
+        if fused and loaded.device.type == "cuda" and loaded.dtype != torch.float16:  # there the tower clamps
+            from app.engine.tower_graphs import TowerGraphs
+
+            graphs = TowerGraphs(model.model.audio_tower)
+        self.encoder = AudioEncoder(model, self.bank, limits.encoder_cache_bytes, graphs)
         self.cache = PagedCache(text_config, memory.pages, memory.page_size, loaded.device, loaded.dtype)
         self.decoder: Decoder
         if fused:
@@ -84,6 +89,7 @@ class Runner:
                 [sequence.tokens for sequence in final],
                 [sequence.request.grammar for sequence in final],
                 [sequence.length for sequence in final],
+                self.decoder.likeliest,
             )
             self.decoder.keep(final, drawn.ids)
             return drawn
@@ -125,7 +131,8 @@ class Runner:
         sequence = chunk.sequence
         if not sequence.request.clips or chunk.start >= len(sequence.request.prompt):
             return None
-        places = [place for place, token in enumerate(chunk.ids) if token == self._audio_token]
+        prompt = chunk.ids[: len(sequence.request.prompt) - chunk.start]  # an answer may hold the token by chance
+        places = [place for place, token in enumerate(prompt) if token == self._audio_token]
         if not places:
             return None
         first = sequence.tokens[: chunk.start].count(self._audio_token)

@@ -1,7 +1,7 @@
 """From logits to tokens. Randomness is one uniform number a token, drawn from (seed, position) alone."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,36 +47,45 @@ class Drawn:
         ]
 
 
+def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each row of ``logits`` [rows, vocabulary] is finite, and its largest."""
+    return torch.isfinite(logits).all(-1), logits.argmax(-1)
+
+
 def choose(
     logits: torch.Tensor,
     samplings: Sequence[Sampling],
     seen: Sequence[Sequence[int]],
     grammars: Sequence[Grammar | None],
     positions: Sequence[int],
+    likeliest: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = likeliest,
 ) -> Drawn:
     """One token a row of ``logits`` [rows, vocabulary], without waiting for the device.
 
     ``seen``: prompt and answer so far, for the repetition penalty. ``positions``: of the new tokens.
+    ``likeliest``: another that gives the same.
     The order is transformers': grammar, repetition penalty, temperature, top-k, top-p. Log probabilities are
     the model's own, before all of them, as in vLLM.
     """
-    usable = torch.isfinite(logits).all(-1)
+    usable, ids = likeliest(logits)
     raw = {row: logits[row].float().log_softmax(-1) for row, each in enumerate(samplings) if each.logprobs is not None}
+    changed = False
     if any(grammars) or any(sampling.repetition_penalty != 1.0 for sampling in samplings):
-        logits = logits.float().clone()
+        logits, changed = logits.float().clone(), True
     for row, (sampling, tokens, grammar) in enumerate(zip(samplings, seen, grammars, strict=True)):
         if grammar and not _constrain(logits[row], grammar):
             usable[row] = False
         if sampling.repetition_penalty != 1.0:
             _penalise(logits[row], tokens, sampling.repetition_penalty)
-    ids = logits.argmax(-1)
+    if changed:
+        ids = logits.argmax(-1)
     for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
         if not sampling.greedy:
             ids[row] = _draw(logits[row].float(), sampling, position)
     told = {}
     for row, chances in raw.items():
-        values, likeliest = chances.topk(min(samplings[row].logprobs or 0, len(chances)))
-        told[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(likeliest))
+        values, top_ids = chances.topk(min(samplings[row].logprobs or 0, len(chances)))
+        told[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(top_ids))
     ids = torch.where(usable, ids, _LOST)
     host = _fetch(ids)
     arrived = torch.cuda.Event() if ids.is_cuda else None  # type: ignore[no-untyped-call]

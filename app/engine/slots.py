@@ -25,11 +25,15 @@ class SlotTable:
 
     def __init__(self, max_resident: int) -> None:
         self.max_resident = max_resident
-        self.capacity = 0
         self.pinned: set[str] = set()
         self.evictions = 0
         self._slots: dict[str, Slot] = {}
         self._clock = 0
+
+    @property
+    def capacity(self) -> int:
+        """Columns up to the end of the last slot."""
+        return max((slot.stop for slot in self._slots.values()), default=0)
 
     @property
     def slots(self) -> list[Slot]:
@@ -60,7 +64,6 @@ class SlotTable:
             self.evictions += 1
         width = -(-max(rank, 1) // ALIGNMENT) * ALIGNMENT
         slot = Slot(uid, self._gap(width), width)
-        self.capacity = max(self.capacity, slot.stop)
         self._slots[uid] = slot
         return slot, evicted
 

@@ -5,7 +5,7 @@ below one another, so one product gives every z, and loading an adapter is one c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,10 +27,14 @@ _FEWEST_COLUMNS = 64
 
 @dataclass(frozen=True)
 class Group:
-    """``a`` [layers, projections · columns, in]; ``b``: [layers, columns, out] for each projection."""
+    """``a`` [layers, projections · columns, in]; ``b``: [layers, columns, out] for each projection.
+
+    ``touched``: the projections that any adapter has had; the others' columns are all zero.
+    """
 
     a: torch.Tensor
     b: tuple[torch.Tensor, ...]
+    touched: set[int] = field(default_factory=set)
 
 
 class LoraStacks:
@@ -49,9 +53,9 @@ class LoraStacks:
         self._slots: dict[str, Slot] = {}
 
     @property
-    def layout(self) -> tuple[int, tuple[str, ...]]:
-        """What a captured graph depends on: it changes when tensors are replaced."""
-        return self.columns, tuple(sorted(self.groups))
+    def layout(self) -> object:
+        """What a captured graph depends on: it changes when tensors are replaced or more of them are used."""
+        return self.columns, {name: frozenset(held.touched) for name, held in self.groups.items()}
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
         """Copy an adapter's stacks into its slot's columns."""
@@ -59,12 +63,13 @@ class LoraStacks:
         self._grow(capacity)
         for name, stack in adapter.stacks.items():
             group, index = _GROUP_OF[name]
-            self.touch(group)
+            self.touch(name)
             depth, rank, _ = stack.a.shape
             held = self.groups[group]
             first = index * self.columns + slot.start
             held.a[:depth, first : first + rank].copy_(stack.a, non_blocking=True)
-            held.b[index][:depth, slot.start : slot.start + rank].copy_(stack.b, non_blocking=True)
+            b = stack.b.to(self._device, non_blocking=True).transpose(1, 2)
+            held.b[index][:depth, slot.start : slot.start + rank].copy_(b)
 
     def clear(self, slot: Slot) -> None:
         """Zero an evicted adapter's columns."""
@@ -74,6 +79,10 @@ class LoraStacks:
                 first = index * self.columns
                 held.a[:, first + slot.start : first + slot.stop].zero_()
                 b[:, slot.start : slot.stop].zero_()
+        if not self._slots and self.columns > _FEWEST_COLUMNS:  # nobody left: give the memory back
+            self.columns = _FEWEST_COLUMNS
+            self.shares = self.shares.new_zeros(len(self.shares), self.columns)
+            self.groups.clear()
 
     def seat(self, seat: int, row: Mapping[str, float]) -> None:
         """Let a seat use ``row``, the weights of its adapters by uid."""
@@ -85,14 +94,16 @@ class LoraStacks:
         self.shares[seat].copy_(shares)
         self.ranges[seat].copy_(torch.tensor([low, high], dtype=torch.int32))
 
-    def touch(self, group: str) -> None:
-        """Make room for a group that an adapter touches for the first time."""
+    def touch(self, name: str) -> None:
+        """Make room for a projection that an adapter touches for the first time."""
+        group, index = _GROUP_OF[name]
         if group not in self.groups:
             names = GROUPS[group]
             first = self._linears[names[0]]
             a = self._zeros(self._depth[names[0]], len(names) * self.columns, first.in_features)
             b = [self._zeros(self._depth[name], self.columns, self._linears[name].out_features) for name in names]
             self.groups[group] = Group(a, tuple(b))
+        self.groups[group].touched.add(index)
 
     def _grow(self, capacity: int) -> None:
         """Double the columns until ``capacity`` fits, keeping what is there."""
@@ -107,7 +118,8 @@ class LoraStacks:
             depth, rows, width = held.a.shape
             a = held.a.view(depth, rows // before, before, width)
             a = torch.nn.functional.pad(a, (0, 0, 0, more)).view(depth, -1, width)
-            self.groups[name] = Group(a, tuple(torch.nn.functional.pad(b, (0, 0, 0, more)) for b in held.b))
+            b = tuple(torch.nn.functional.pad(b, (0, 0, 0, more)) for b in held.b)
+            self.groups[name] = Group(a, b, held.touched)
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(shape, device=self._device, dtype=self._dtype)

@@ -1,26 +1,36 @@
 """The trainer's command line: the one place that knows it."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.jobs.job import Job
 from app.jobs.store import JobStore
 
 TRAINER = (sys.executable, "-m", "training", "train")
-SET = ("learning_rate", "rank", "batch_size", "seed")  # options that go as --set key=value
+# Options that go as --set key=value
+SET = (
+    "learning_rate", "rank", "alpha", "lora_plus", "dora", "eva", "include_audio_tower", "hidden", "batch_size",
+    "max_steps", "patience", "validation_share", "prompt", "task", "seed",
+)  # fmt: skip
 
 
-def training_command(job: Job, store: JobStore, registry: Path, model: str) -> list[str]:
-    """What runs ``job``; the same words again resume it from its work folder."""
+def training_command(job: Job, store: JobStore, registry: Path, model: str, roots: Sequence[Path] = ()) -> list[str]:
+    """What runs ``job``; the same words again resume it from its work folder.
+
+    Rows may name recordings of their own data set, and under the ``roots``: no other file of this machine.
+    """
     options = job.options
     words = [*TRAINER, job.dataset, "--name", options.name, "--registry", str(registry), "--model", model]
     words += ["--work", str(store.work(job.id)), "--events", str(store.events(job.id)), "--method", options.method]
     if options.check:
         words.append("--dry-run")
+    for root in (store.data(job.id), *roots):
+        words += ["--audio-root", str(root.absolute())]
     if options.preset is not None:
         words += ["--preset", options.preset]
     if options.epochs is not None:
-        words += ["--epochs", str(options.epochs)]
+        words += ["--epochs", f"{options.epochs:g}"]
     if options.allow:
         words += ["--allow", ",".join(options.allow)]
     for key in SET:

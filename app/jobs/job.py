@@ -21,11 +21,22 @@ class Options(BaseModel):
     name: str
     method: Method = "lora"
     preset: Word | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     allow: list[Word] = []
     learning_rate: float | None = None
     rank: int | None = None
+    alpha: float | None = None
+    lora_plus: float | None = None
+    dora: bool | None = None
+    eva: bool | None = None
+    include_audio_tower: bool | None = None
+    hidden: int | None = None
     batch_size: int | None = None
+    max_steps: int | None = None
+    patience: int | None = None
+    validation_share: float | None = None
+    prompt: str | None = None
+    task: str | None = None
     seed: int | None = None
     check: bool = Field(False, description="only judge the data and estimate a run")
 

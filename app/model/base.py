@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from app.errors import BadRequest
+
 Part = Literal["audio_tower", "projector", "language_model"]
 _SAMPLE_BYTES = 4096
 _SAMPLES_PER_FILE = 64
@@ -63,10 +65,18 @@ def part_of(path: str) -> Part:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` means CUDA where there is one."""
+    """`auto` means CUDA where there is one. Raises BadRequest for a device that is not there."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise BadRequest(f"{wanted[:40]!r} is no device; use auto, cpu, cuda or cuda:1 (OVERTONE_DEVICE).")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadRequest(f"There is no {wanted}: {torch.cuda.device_count()} CUDA devices are found (OVERTONE_DEVICE).")
+    return device
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -22,9 +22,10 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from app.errors import BadRequest
+from app.model.tensors import read_tensors
 
 CONFIG = "head.json"
 WEIGHTS = "head.safetensors"
@@ -136,5 +137,5 @@ def read_config(folder: Path) -> HeadConfig:
 
 def read_head(folder: Path) -> Head:
     """A validated head. Raises BadRequest, or what safetensors raises for damaged files."""
-    tensors = load_file(folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
     return Head(read_config(folder), {name: tensor.float() for name, tensor in tensors.items()})

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from app.errors import BadRequest
 from app.model.base import LoadedModel, describe
 
 # Qwen/Qwen2-Audio-7B-Instruct's config.json; the audio side's are the configuration class's defaults
@@ -21,6 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
     }
 }
 
+RANDOM = "random:"  # before a name of `SIZES` in place of a model's
 FULL_SIZE = {"Qwen/Qwen2-Audio-7B-Instruct": "7b", "7b": "7b"}  # models whose dimensions are shipped
 
 
@@ -37,7 +39,12 @@ def config_of(size: str, **fields: Any) -> Any:
 
 
 def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """A model of `SIZES[size]` on ``device``; text goes through the tokenizer of the model ``tokenizer_from``."""
+    """A model of `SIZES[size]` on ``device``; text goes through the tokenizer of the model ``tokenizer_from``.
+
+    Raises BadRequest for a size that is not known.
+    """
+    if size not in SIZES:
+        raise BadRequest(f"There are no dimensions named {size!r}; known: {', '.join(SIZES)}.")
     from transformers import (
         AutoTokenizer,
         Qwen2AudioForConditionalGeneration,

@@ -20,22 +20,13 @@ def run_tower(tower: Any, mels: Sequence[torch.Tensor], frames: Sequence[int]) -
     longest = max(frames)
     mel = torch.stack([mel[:, : longest + MARGIN] for mel in mels]).to(weight.device, weight.dtype)
     lengths = [convolved(count) for count in frames]
-    hidden = pass_through(tower, mel, max(lengths), _mask(lengths, weight))
-    return [row[: pooled(length)] for row, length in zip(hidden, lengths, strict=True)]
-
-
-def pass_through(tower: Any, mel: torch.Tensor, length: int, mask: torch.Tensor | None) -> torch.Tensor:
-    """The tower's modules on mel [clips, mel bins, frames], of which ``length`` positions go through the layers.
-
-    ``mask``: additive, [clips, 1, length, length]. Returns [clips, length / 2, tower width].
-    """
     hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(mel)))).permute(0, 2, 1)
-    hidden = hidden[:, :length] + tower.embed_positions.weight[:length]
+    hidden = hidden[:, : max(lengths)] + tower.embed_positions.weight[: max(lengths)]
+    mask = _mask(lengths, hidden)
     for layer in tower.layers:
         hidden = layer(hidden, mask)
-    hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-    normed: torch.Tensor = tower.layer_norm(hidden)
-    return normed
+    hidden = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
+    return [row[: pooled(length)] for row, length in zip(hidden, lengths, strict=True)]
 
 
 def convolved(frames: int) -> int:

@@ -20,14 +20,32 @@ MAX_PATTERNS, MAX_REPEATING, MAX_REPEATS = 1024, 8, 2
 def _is_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{pattern[:80]!r} is no regular expression") from error
-    if len(pattern) > 300 or len(_REPEAT.findall(pattern)) > MAX_REPEATS or _COSTLY.search(pattern):
+    if len(pattern) > 300 or any(_searches_long(branch) for branch in _branches(pattern)):
         raise ValueError(
             f"{pattern[:80]!r} is more than a layer's name needs; use at most {MAX_REPEATS} of * + ?, "
-            "and no repeated groups, counted repeats or references"
+            "no repeated groups, counted repeats or references, or name the layers"
         )
     return pattern
+
+
+def _branches(pattern: str) -> list[str]:
+    """The alternatives at the top, with their escapes and character classes blanked out."""
+    bare = re.sub(r"\\[1-9]", "{", pattern)  # a reference is refused as a counted repeat is
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", bare)
+    depth, found = 0, [""]
+    for letter in bare:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "|" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
+def _searches_long(branch: str) -> bool:
+    return len(_REPEAT.findall(branch)) > MAX_REPEATS or _COSTLY.search(branch) is not None
 
 
 def _are_few(patterns: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +57,7 @@ def _are_few(patterns: dict[str, Any]) -> dict[str, Any]:
 
 
 _REPEAT = re.compile(r"(?<!\\)[*+?]")
-_COSTLY = re.compile(r"\)[*+?{]|(?<!\\)\{|\(\?|\\[1-9]")
+_COSTLY = re.compile(r"\)[*+?]|\{|\(\?")
 Pattern = Annotated[str, AfterValidator(_is_pattern)]
 Ranks = Annotated[dict[Pattern, PositiveInt], AfterValidator(_are_few)]
 Alphas = Annotated[dict[Pattern, FiniteFloat], AfterValidator(_are_few)]
@@ -61,6 +79,9 @@ class AdapterConfig(BaseModel):
     lora_bias: bool | None = False
     bias: Literal["none", "all", "lora_only"] | None = "none"
     modules_to_save: list[str] | None = None
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    layers_pattern: str | list[str] | None = None
     trainable_token_indices: Any = None
     init_lora_weights: Any = True
     layer_replication: Any = None
@@ -94,6 +115,19 @@ class AdapterConfig(BaseModel):
         for option in ("layer_replication", "target_parameters", "alora_invocation_tokens"):
             if getattr(self, option):
                 found.append(f"{option} cannot be served here")
+        return found
+
+    @property
+    def costly_patterns(self) -> list[str]:
+        """What is wrong with the expressions that plain PEFT matches with every layer."""
+        patterns = [self.target_modules, self.exclude_modules]
+        layers = self.layers_pattern or []
+        found = []
+        for pattern in [*patterns, *([layers] if isinstance(layers, str) else layers)]:
+            try:
+                _is_pattern(pattern if isinstance(pattern, str) else "")
+            except ValueError as error:
+                found.append(str(error))
         return found
 
     @property

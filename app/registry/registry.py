@@ -57,6 +57,7 @@ class Registry:
         self._broken: dict[str, list[str]] = {}
         self._seen: dict[str, Signature] = {}
         self._numbers: dict[str, int] = {}  # the highest number given to each name, never forgotten
+        self._stood_for: dict[str, Signature] = {}  # the files that each uid was given to, never forgotten
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -125,6 +126,7 @@ class Registry:
         """
         check_name(name)
         self._refuse_taken(name, replace)
+        self.refresh()  # another process may have published
         with self._store.staged(folder) as staged:
             report = self.check(staged)
             if not report.ok:
@@ -132,8 +134,9 @@ class Registry:
             version = self._next_number(name)
             manifest = self._manifest(staged, name, version, report, fields)
             self._store.seal(staged, dump_manifest(manifest))
-            with self._lock:
+            with self._lock, self._store.alone():
                 self._refuse_taken(name, replace)
+                self._refuse_changed(name)
                 self._store.switch(name, staged, self._number_in_place(name))
                 return self._put(name, version, manifest, report)
 
@@ -142,6 +145,7 @@ class Registry:
 
         Raises NotFound without it, AdapterRejected when it no longer fits, Conflict when another change came first.
         """
+        self.refresh()
         current = self.get(name)
         past = self._store.versions(name)
         older = [v for v in past if v < current.version] if version is None else [v for v in past if v == version]
@@ -152,19 +156,20 @@ class Registry:
         if not report.ok:
             raise AdapterRejected(f"Version {older[-1]} of {name!r} does not fit any more", report.problems)
         manifest = read_manifest(folder) or self._manifest(folder, name, older[-1], report, {})
-        with self._lock:
-            if self._adapters.get(name) is not current or not folder.is_dir():
-                raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
+        with self._lock, self._store.alone():
+            self._refuse_changed(name, self._adapters.get(name) is not current or not folder.is_dir())
+            number = self._number_of(name, older[-1], folder)
             self._store.switch(name, folder, current.version)
-            return self._put(name, older[-1], manifest, report)
+            return self._put(name, number, manifest, report)
 
     def remove(self, name: str) -> None:
-        """Take an adapter out of service; its files stay in the history."""
-        with self._lock:
-            number = self._number_in_place(name) if name in self._store.names() else None
-            if number is None:
+        """Take an adapter out of service; its files stay in the history. Raises AdapterNotFound, Conflict."""
+        self.refresh()
+        with self._lock, self._store.alone():
+            if name not in self._store.names():
                 raise AdapterNotFound(name, self._adapters)
-            self._store.remove(name, number)
+            self._refuse_changed(name)
+            self._store.remove(name, self._number_in_place(name) or 0)
             self._forget(name)
 
     def refresh(self) -> list[str]:
@@ -200,7 +205,8 @@ class Registry:
         try:
             report = self.check(folder)
             problems += report.problems
-            manifest = read_manifest(folder) or self._manifest(folder, name, 1, report, {})
+            written = read_manifest(folder)
+            manifest = written or self._manifest(folder, name, 1, report, {})
         except Exception as error:
             log.exception("the adapter folder %s could not be read", name)
             problems.append(f"it could not be read ({type(error).__name__})")
@@ -215,8 +221,9 @@ class Registry:
                 self._broken[name] = problems
                 return
             own = manifest.version
+            known = written and self._stood_for.get(f"{name}@{own}") == signature  # rolled back by another process
             free = own > self._numbers.get(name, 0) and own not in self._store.versions(name)
-            self._put(name, own if free else self._next_number(name), manifest, report)
+            self._put(name, own if known or free else self._next_number(name), manifest, report)
 
     def _put(self, name: str, version: int, manifest: Manifest, report: Report) -> Adapter:
         """The folder of ``name`` holds this version now."""
@@ -226,6 +233,7 @@ class Registry:
         self._seen[name] = files
         self._adapters[name] = adapter
         self._numbers[name] = max(version, self._numbers.get(name, 0))
+        self._stood_for[adapter.uid] = files
         return adapter
 
     def _forget(self, name: str) -> None:
@@ -241,6 +249,11 @@ class Registry:
             self._numbers[name] = max(taken) + 1
             return self._numbers[name]
 
+    def _number_of(self, name: str, version: int, folder: Path) -> int:
+        """Its own number, or a new one where its files are not those that had it in this process."""
+        files = _signature(folder)
+        return version if self._stood_for.get(f"{name}@{version}", files) == files else self._next_number(name)
+
     def _number_in_place(self, name: str) -> int | None:
         """Number of the folder that has this name now; a broken one gets a new one."""
         if name in self._adapters:
@@ -250,6 +263,11 @@ class Registry:
     def _refuse_taken(self, name: str, replace: bool) -> None:
         if not replace and (self.root / name).exists():
             raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
+
+    def _refuse_changed(self, name: str, known: bool = False) -> None:
+        """Raises Conflict when another request, process or hand has changed the folder since it was looked at."""
+        if known or _signature(self.root / name) != self._seen.get(name, ()):
+            raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
 
     def _manifest(self, folder: Path, name: str, version: int, report: Report, fields: dict[str, Any]) -> Manifest:
         """The folder's own manifest with what is certain filled in, or a new one."""

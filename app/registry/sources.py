@@ -24,7 +24,8 @@ def fetch(
         _from_folder(Path(source), destination, roots, limits)
         return
     url = source if "://" in source else HUB + source
-    if not any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes) or ".." in url:
+    allowed = any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
+    if not allowed or ".." in url or "::" in url:  # fsspec takes what follows `::` for another place
         raise Forbidden(f"{source[:200]!r} is not among the sources this server may read (OVERTONE_ADAPTER_SOURCES).")
     if url.startswith(HUB):
         _from_hub(url.removeprefix(HUB), destination, limits)

@@ -3,9 +3,11 @@
 <root>/<name>/                      the current version
 <root>/.history/<name>/<version>/   older ones, and removed ones
 <root>/.history/<name>/SWITCHING    there while two renames are under way
-<root>/.staging/<random>/           being written; means nothing until it is renamed
+<root>/.staging/<random>/           being written, locked by its writer; means nothing until it is renamed
+<root>/.history/LOCK                held while folders are renamed: services, trainers and commands may share a root
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 from app.registry.manifest import FILE
 
 MARKER = "SWITCHING"
+LOCK = "LOCK"
 
 
 class Store:
@@ -28,15 +31,32 @@ class Store:
         self._staging = root / ".staging"
 
     def recover(self) -> None:
-        """Finish what a crash left half done: forget stagings, bring back a version moved aside."""
+        """Finish what a crash left half done: forget stagings, bring back a version moved aside.
+
+        What another process is at work on stays as it is.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._staging, ignore_errors=True)
-        for marker in self._history.glob(f"*/{MARKER}"):
-            current = self.root / marker.parent.name
-            moved_aside = marker.parent / (marker.read_text().strip() or "none")
-            if not current.exists() and moved_aside.is_dir():
-                moved_aside.rename(current)
-            marker.unlink()
+        for staging in self._staging.glob("*"):
+            with _locked(staging, wait=False) as mine:
+                if mine:
+                    shutil.rmtree(staging, ignore_errors=True)
+        if not any(self._history.glob(f"*/{MARKER}")):
+            return
+        with self.alone():
+            for marker in self._history.glob(f"*/{MARKER}"):
+                current = self.root / marker.parent.name
+                moved_aside = marker.parent / (marker.read_text().strip() or "none")
+                if not current.exists() and moved_aside.is_dir():
+                    moved_aside.rename(current)
+                marker.unlink()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process renames meanwhile; the system lets go for one that dies."""
+        self._history.mkdir(parents=True, exist_ok=True)
+        (self._history / LOCK).touch()
+        with _locked(self._history / LOCK, wait=True):
+            yield
 
     def names(self) -> list[str]:
         """Folders that may hold an adapter."""
@@ -59,11 +79,12 @@ class Store:
         self._staging.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._staging))
         try:
-            for file in sorted(source.iterdir()):
-                if file.is_file():
-                    shutil.copyfile(file, folder / file.name)
-                    _sync(folder / file.name)
-            yield folder
+            with _locked(folder, wait=False):
+                for file in sorted(source.iterdir()):
+                    if file.is_file():
+                        shutil.copyfile(file, folder / file.name)
+                        _sync(folder / file.name)
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -103,6 +124,25 @@ class Store:
     def _prune(self, name: str) -> None:
         for version in self.versions(name)[: -self._keep]:
             shutil.rmtree(self.past(name, version), ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a file or folder against other processes; False where one holds it and we do not ``wait``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

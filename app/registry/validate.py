@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from app.errors import BadRequest
 from app.model import head
 from app.model.base import BaseSpec, part_of
+from app.model.tensors import read_tensors
 from app.registry.config import FILE as CONFIG
 from app.registry.config import AdapterConfig, read_config
 from app.registry.manifest import read_manifest, sha256_of
@@ -66,6 +67,8 @@ def _check_adapter(folder: Path, spec: BaseSpec, max_rank: int, report: Report) 
     _check_config(config, spec, max_rank, report)
     if report.ok:
         _check_tensors(folder, config, spec, report)
+    if report.serving == "alone":
+        report.problems += config.costly_patterns
 
 
 def _check_files(folder: Path, weights: str, spec: BaseSpec, report: Report) -> None:
@@ -108,9 +111,8 @@ def _check_config(config: AdapterConfig, spec: BaseSpec, max_rank: int, report: 
 def _read(file: Path, report: Report) -> dict[str, torch.Tensor]:
     """All tensors of a weight file, counted; none, and a problem, when it holds none that can be read."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        tensors = read_tensors(file)
+    except (SafetensorError, OSError) as error:
         report.problems.append(f"{file.name} is no readable safetensors file: {_words(error)}")
         return {}
     if not tensors:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from app.model.tensors import read_tensors
 from app.registry.config import read_config
 
 WEIGHTS = "adapter_model.safetensors"
@@ -22,7 +23,7 @@ _OLD_PATHS = (
 
 @dataclass(frozen=True)
 class LoraPair:
-    """``a`` [rank, in], ``b`` [out, rank], float32; the layer adds ``scaling * b @ a``."""
+    """``a`` [rank, in], ``b`` [out, rank], in the file's dtype; the layer adds ``scaling * b @ a``."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -59,10 +60,7 @@ def tensor_paths(folder: Path) -> set[str]:
 def read_weights(folder: Path) -> AdapterWeights:
     """All tensors of a validated adapter that is served in batches."""
     config = read_config(folder)
-    tensors = {}
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118, not a mapping
-            tensors[module_path(key)] = file.get_tensor(key).float()
+    tensors = {module_path(key): tensor for key, tensor in read_tensors(folder / WEIGHTS).items()}
     lora = {}
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         path = key.removesuffix(".lora_A.weight")

@@ -129,6 +129,13 @@ async def test_nothing_to_answer(client: httpx.AsyncClient) -> None:
     refused(await client.post("/generate", data={"audio": "not a file", "prompt": "x"}), 422, "bad_request", "audio")
 
 
+@pytest.mark.parametrize("path", ["/generate", "/compare", "/classify"])
+async def test_bodies_that_are_no_form(client: httpx.AsyncClient, path: str) -> None:
+    refused(await client.post(path, json={"prompt": "x"}), 422, "bad_request", "curl -F", "application/json")
+    raw = await client.post(path, content=wav(), headers={"content-type": "audio/wav"})
+    refused(raw, 422, "bad_request", "curl -F", "audio/wav")
+
+
 async def test_unknown_adapter(client: httpx.AsyncClient, usual: tuple[str, str]) -> None:
     async with unharmed(client, usual):
         response = await client.post("/generate", data={"adapter": "alhpa"}, files=audio())

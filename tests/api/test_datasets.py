@@ -91,9 +91,12 @@ async def test_data_sets_on_the_server_are_listed(trainer: httpx.AsyncClient, ro
     (root / "a" / "b" / "rows.jsonl").write_bytes(plan(do="nothing"))
     (root / "table.csv").write_text("audio,text\n")
     (root / "other.txt").write_text("no")
+    (root / "split").mkdir()
+    for split in ("train", "test"):
+        (root / "split" / f"{split}.csv").write_text("audio,text\n")
     found = (await trainer.get("/training/datasets")).json()["datasets"]
-    assert [one["path"] for one in found] == [str(root / "a" / "b" / "rows.jsonl"), str(root / "table.csv")]
-    assert found[1]["bytes"] == 11
+    assert [one["path"] for one in found] == [str(root / name) for name in ("a/b/rows.jsonl", "split", "table.csv")]
+    assert [one["bytes"] for one in found][1:] == [None, 11]
     job = await over(
         trainer, await trainer.post("/training/jobs", json={"name": "x", "dataset": found[0]["path"], "check": True})
     )

@@ -190,7 +190,7 @@ ARCHIVES = {
     "bomb": (zipped(ROWS | {"a.wav": bytes(8 << 20)}), 413, "OVERTONE_MAX_DATASET_MB"),
     "bomb in a tar": (tarred(ROWS | {"a.wav": bytes(8 << 20)}), 413, "OVERTONE_MAX_DATASET_MB"),
     "no archive": (b"hello", 422, "no readable .zip or .tar.gz"),
-    "no rows": (zipped({"a.wav": b"x"}), 422, "no .jsonl or .csv"),
+    "no rows": (zipped({"a.wav": b"x"}), 422, "no data file (.jsonl"),
     "two sets": (zipped({"a.csv": b"x", "b.csv": b"x"}), 422, "several data files (a.csv, b.csv)"),
     "file and folder": (zipped(ROWS | {"a": b"x", "a/b.wav": b"x"}), 422, "twice"),
     "long name": (zipped(ROWS | {"x" * 300: b"x"}), 422, "too long"),

@@ -26,10 +26,13 @@ SCRIPT = "from app.main import serve; from app.settings import Settings; serve(S
 class Server:
     """`serve` in a child process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, port: int) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, port: int, adapters: Path
+    ) -> None:
         self.process = process
         self.client = client
         self.port = port
+        self.adapters = adapters
 
     async def until_running(self, wanted: int) -> None:
         async def told() -> bool:
@@ -72,7 +75,7 @@ def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         try:
             url = f"http://127.0.0.1:{port}"
             async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
-                yield Server(process, client, port)
+                yield Server(process, client, port, Path(values["adapters"]))
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
@@ -118,13 +121,14 @@ async def test_work_stops_when_the_client_leaves(server: Server) -> None:
 
 
 async def test_the_command_line_over_a_server(server: Server, adapter_folders: dict[str, Path], tmp_path: Path) -> None:
-    async def overtone(*words: str) -> Any:
-        command = ["-m", "app.cli.main", "adapters", *words, "--server", str(server.client.base_url), "--json"]
+    async def overtone(*words: str, as_json: bool = True) -> Any:
+        command = ["-m", "app.cli.main", "adapters", *words, "--server", str(server.client.base_url)]
+        command += ["--json"] * as_json
         child = await asyncio.create_subprocess_exec(
             sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         out, err = await child.communicate()
-        return json.loads(out or err)
+        return json.loads(out or err) if as_json else out.decode() + err.decode()
 
     folder = str(adapter_folders["alpha"])
     added = await overtone("add", folder, "--name", "mine")
@@ -140,6 +144,15 @@ async def test_the_command_line_over_a_server(server: Server, adapter_folders: d
     unloaded = await overtone("unload")
     assert (unloaded["unchanged"], unloaded["freed"]) == (True, ["mine@1"])
     assert [adapter["name"] for adapter in (await overtone("list"))["adapters"]] == ["mine"]
+    (server.adapters / "half").mkdir()
+    (server.adapters / "half" / "adapter_config.json").write_text("{}")
+
+    async def noticed() -> bool:
+        return bool((await server.client.get("/ready")).json()["broken_adapters"])
+
+    await until(noticed)
+    for words in (("list",), ("inspect", "half")):
+        assert "half cannot be served" in await overtone(*words, as_json=False)
     assert (await overtone("remove", "mine"))["removed"] == "mine"
     assert (await overtone("inspect", "mine"))["error"]["code"] == "adapter_not_found"
 

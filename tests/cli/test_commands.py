@@ -44,6 +44,17 @@ def test_list_and_inspect(folder):
     assert "NATO" in run("adapters", "inspect", "nato", "--adapters", folder).stdout
 
 
+def test_what_cannot_be_served_is_told_with_its_reasons(folder):
+    (folder / "half").mkdir()
+    shutil.copy(SHIPPED / "nato" / "adapter_config.json", folder / "half")
+    listed = run_json("adapters", "list", "--adapters", folder)["adapters"]
+    assert [(adapter["name"], adapter["status"]) for adapter in listed] == [("half", "broken"), ("nato", "ready")]
+    for words in (("list",), ("inspect", "half")):
+        assert "adapter_model.safetensors is missing" in run("adapters", *words, "--adapters", folder).stdout
+    run("adapters", "remove", "half", "--yes", "--adapters", folder)
+    assert not (folder / "half").exists()
+
+
 def test_add_replace_roll_back_and_remove(folder):
     added = run_json("adapters", "add", SHIPPED / "command-json", "--name", "mine", "--adapters", folder)
     assert (added["name"], added["version"]) == ("mine", 1)
@@ -68,6 +79,9 @@ def test_errors_say_what_to_do(folder, tmp_path):
     assert "--server" in run("adapters", "select", "nato", code=1).output
     assert "cannot be read" in run_json("generate", tmp_path / "none.wav", code=1)["error"]["message"]
     assert "Name a recording" in run("generate", code=1).output
+    for command in (("generate", CLIP), ("serve",)):
+        assert "'banana' is no device" in run(*command, "--device", "banana", code=1).output
+        assert "There is no cuda:99" in run(*command, "--device", "cuda:99", code=1).output
     (tmp_path / "text.wav").write_text("no audio")
     refused = run_json("generate", tmp_path / "text.wav", "--adapters", folder, code=1)
     assert refused["error"]["code"] == "not_audio"
@@ -75,10 +89,13 @@ def test_errors_say_what_to_do(folder, tmp_path):
 
 def test_generate_without_a_server(folder):
     words = ("generate", CLIP, "--prompt", "Transcribe the audio.", "--adapters", folder)
-    assert run_json(*words)["text"] == SAID
+    plain = run_json(*words)
+    assert (plain["text"], plain["adapter"]) == (SAID, {"name": "base"})
     spelled = run_json(*words, "--adapter", "nato")
     assert spelled["text"].startswith("golf oscar")
-    assert spelled["adapter"]["name"] == "nato"
+    assert spelled["adapter"] == {"name": "nato", "version": 1}
+    half = run_json(*words, "--adapter", "nato:0.5", "--max-new-tokens", "1")["adapter"]
+    assert half == {"name": "nato:0.5", "mix": [{"name": "nato", "version": 1, "weight": 0.5}]}
     assert spelled["audio"][0]["seconds"] == pytest.approx(2.79, abs=0.01)
 
 

@@ -102,3 +102,18 @@ def test_what_a_folder_may_be(tmp_path: Path) -> None:
     (root / "good" / "inner" / "more.jsonl").write_text("")
     with pytest.raises(BadRequest, match=r"several data files .*more.jsonl.*rows.csv"):
         allowed_dataset(str(root / "good"), [root])
+
+
+def test_folders_that_need_no_list(tmp_path: Path) -> None:
+    """As the trainer reads them: transcripts beside recordings, a folder a class, a data file a split."""
+    for name in ("spoken/a.wav", "spoken/a.txt", "sounds/rain/1.flac", "sounds/wind/1.flac", "bare/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "parts" / "inner").mkdir(parents=True)
+    for name in ("train.jsonl", "validation.tsv"):
+        (tmp_path / "parts" / "inner" / name).touch()
+    for name in ("spoken", "sounds"):
+        assert allowed_dataset(str(tmp_path / name), [tmp_path]) == tmp_path / name
+    assert allowed_dataset(str(tmp_path / "parts"), [tmp_path]) == tmp_path / "parts" / "inner"
+    with pytest.raises(BadRequest, match="no recordings with a transcript"):
+        allowed_dataset(str(tmp_path / "bare"), [tmp_path])

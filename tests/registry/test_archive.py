@@ -187,6 +187,13 @@ def test_any_store_that_fsspec_speaks(folders, tmp_path):
         get("memory://store/none", tmp_path / "out", prefixes=["memory://store"])
 
 
+def test_an_allowed_store_leads_to_no_other(folders, tmp_path):
+    """fsspec reads `a::b` as the store a over the place b."""
+    for source in (f"memory://store/x::file://{folders['qv']}", f"memory://store::file://{folders['qv']}"):
+        with pytest.raises(Forbidden):
+            get(source, tmp_path / "out", prefixes=["memory://store"])
+
+
 def test_a_store_that_tells_no_size_is_limited_all_the_same(tmp_path, monkeypatch):
     import fsspec
 

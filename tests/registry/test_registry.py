@@ -120,6 +120,69 @@ def test_a_version_changed_on_disk_is_not_read_as_what_it_was(registry, folders)
         registry.read(adapter)
 
 
+def test_a_number_is_not_rolled_back_to_for_other_weights(registry, folders):
+    """A version whose files were changed in the history comes back under a number of its own."""
+    shutil.copytree(folders["qv"], registry.root / "a")
+    registry.refresh()
+    old, read = registry.get("a"), registry.read(registry.get("a"))
+    registry.publish(folders["rslora"], "a", replace=True)
+    assert registry.rollback("a").uid == old.uid
+    registry.publish(folders["rslora"], "a", replace=True)
+    shutil.copy(folders["qv2"] / "adapter_model.safetensors", registry.root / ".history" / "a" / "1")
+    back = registry.rollback("a", 1)
+    assert back.version == 4
+    assert same_weights(registry.read(back), read_weights(folders["qv2"]))
+    assert not same_weights(registry.read(back), read)
+
+
+def test_weights_that_were_read_stay_when_their_file_is_overwritten(registry, folders):
+    """A mapped file would change them, and kill the process once it is cut."""
+    adapter = registry.publish(folders["qv"], "a")
+    read = registry.read(adapter)
+    file = registry.root / "a" / "adapter_model.safetensors"
+    shutil.copyfile(folders["qv2"] / "adapter_model.safetensors", file)
+    assert same_weights(read, read_weights(folders["qv"]))
+    file.write_bytes(b"")
+    assert same_weights(read, read_weights(folders["qv"]))
+
+
+def test_two_processes_share_a_folder(registry, folders, loaded, monkeypatch):
+    """A command beside a running service neither spoils what that is writing nor loses a version."""
+    check = registry.check
+
+    def interrupted(folder):
+        reopened(registry, loaded)
+        return check(folder)
+
+    monkeypatch.setattr(registry, "check", interrupted)
+    registry.publish(folders["qv"], "a")
+    monkeypatch.undo()
+    other = reopened(registry, loaded)
+    assert other.publish(folders["qv2"], "a", replace=True).version == 2
+    assert registry.publish(folders["rslora"], "a", replace=True).version == 3
+    assert other.rollback("a", 1).version == 1
+    registry.refresh()
+    assert registry.versions("a") == [1, 2, 3]
+    registry.remove("a")
+    assert same_weights(read_weights(registry.root / ".history" / "a" / "1"), read_weights(folders["qv"]))
+    assert list((registry.root / ".staging").iterdir()) == []
+
+
+def test_a_change_during_a_publish_is_told(registry, folders, loaded, monkeypatch):
+    registry.publish(folders["qv"], "a")
+    check = registry.check
+
+    def interrupted(folder):
+        monkeypatch.undo()
+        reopened(registry, loaded).publish(folders["qv2"], "a", replace=True)
+        return check(folder)
+
+    monkeypatch.setattr(registry, "check", interrupted)
+    with pytest.raises(Conflict, match="same moment"):
+        registry.publish(folders["rslora"], "a", replace=True)
+    assert reopened(registry, loaded).versions("a") == [1, 2]
+
+
 def test_links_are_published_as_what_they_lead_to(registry, copy, folders, tmp_path):
     folder = copy()
     weights = folder / "adapter_model.safetensors"

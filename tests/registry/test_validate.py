@@ -126,6 +126,23 @@ def test_patterns_that_would_search_for_long_are_refused_unsearched(pattern, cop
     assert "more than 8 patterns" in " ".join(check(copy(rank_pattern=many), loaded).problems)
 
 
+@pytest.mark.parametrize(
+    "pattern", [r"(.*.*)*x", ".*(a|.*)(b|.*)c", r"(x[)]|.*)(y[\])]|.*)(z|.*)!", r"(x\)|.*)(y|.*)(z|.*)!", "(?=a)b", "("]
+)
+@pytest.mark.parametrize("option", ["target_modules", "exclude_modules", "layers_pattern"])
+def test_patterns_that_plain_peft_would_search_with_are_bounded_as_well(option, pattern, copy, loaded):
+    """They would hold up everybody: PEFT matches them on the engine's own thread."""
+    problems = " ".join(check(copy("dora", **{option: pattern}), loaded).problems)
+    assert "more than a layer's name needs" in problems or "no regular expression" in problems
+    assert check(copy("qv", **{option: pattern}), loaded).ok  # never matched in batches
+
+
+def test_patterns_of_adapters_served_alone(copy, loaded):
+    both = r"(.*language_model.*\.(q_proj|v_proj))|(.*audio_tower.*\.(q_proj|v_proj))"
+    for pattern in (both, r".*\.[qv]_proj", ["q_proj", "v_proj"]):
+        assert check(copy("dora", target_modules=pattern), loaded).ok
+
+
 @pytest.mark.parametrize("pattern", [r"layers\.0\..*q_proj", r"layers.[01].self_attn.(q|v)_proj", "^model.*q_proj"])
 def test_patterns_that_peft_writes_and_people_use_are_taken(pattern, copy, loaded):
     assert "pattern" not in " ".join(check(copy(rank_pattern={pattern: 4}), loaded).problems)

@@ -245,9 +245,9 @@ def test_recordings_outside_the_root_are_refused(folder, tmp_path_factory):
         {"audio": name, "text": "x"} for name in (str(outside), "clips/link.wav", f"../{outside.parent.name}/x.wav")
     ]
     source = write_lines(folder / "data.jsonl", [*inside, *escaping])
-    assert refused(source, audio_root=folder).count("lies outside the data set") == 3
+    assert refused(source, audio_roots=[folder]).count("lies outside the data set") == 3
     assert len(read(source)) == 5
-    assert len(read(write_lines(folder / "data.jsonl", inside), audio_root=folder)) == 2
+    assert len(read(write_lines(folder / "data.jsonl", inside), audio_roots=[folder])) == 2
 
 
 def test_folder_with_transcripts_beside_recordings(folder):

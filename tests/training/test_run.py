@@ -20,11 +20,10 @@ from app.model.base import load
 from app.registry.manifest import read_manifest
 from training.cli import app
 from training.estimate import estimate
-from training.events import read_events
+from training.events import TrainingFailed, read_events
 from training.exam import verdict
 from training.prepare import DataRefused
 from training.run import Run
-from training.trainer import TrainingFailed
 
 Train = Callable[..., Any]
 
@@ -106,6 +105,9 @@ def test_a_projector_past_its_bounds_stops_by_itself(train: Train, tmp_path: Pat
     with pytest.raises(TrainingFailed, match=words):
         train(method="projector", allow=("few_samples",), learning_rate=1.0, **{"drift_bound": 1e9, bound: 1e-6})
     assert not (tmp_path / "registry" / "tones").exists()
+    asked = {"drift_bound": 1e9, bound: 1e-6, "keep": "last"}
+    with pytest.raises(TrainingFailed, match=words):
+        train(method="projector", allow=("few_samples",), learning_rate=1.0, work="last", **asked)
 
 
 def test_a_head_learns_the_answers_as_classes(train: Train) -> None:
@@ -219,14 +221,76 @@ def test_the_command_line_says_what_is_wrong(tones: Path, model_folder: Path) ->
         (("--name", "x", "--set", "speed=9"), "speed"),
         (("--name", "x", "--set", "rank"), "key=value"),
         (("--name", "x", "--method", "magic"), "method"),
+        (("--name", "x", "--method", "head", "--dora"), "dora is no option of --method head"),
+        (("--name", "x", "--hidden", "8"), "hidden is no option of --method lora"),
+        (("--name", "x", "--push-to-hub", "../x"), "push_to_hub"),
+        (("--name", "x", "--method", "head", "--dry-run"), "trained in seconds"),
+        (("--name", "x", "--device", "banana"), "is no device"),
     ]:
         done = command(*usual, *words)
         assert done.returncode == 2
         assert told in done.stderr
         assert "Traceback" not in done.stderr
+        refused = json.loads(command(*usual, *words, "--json").stdout)["error"]
+        assert (refused["code"], told in refused["message"]) == ("bad_request", True)
     checked = command(*usual, "--check")
     assert checked.returncode == 0
     assert "can be trained on" in checked.stderr
+
+
+def test_a_missing_extra_is_told(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules['torch.utils.tensorboard'] = None; from training.cli import app; app()"
+    words = [sys.executable, "-c", blocked, "train", "data.jsonl", "--name", "x", "--work", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "pip install 'overtone[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_and_tensorboard_tell_what_was_done(tones: Path, model_folder: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    usual = ["training", "train", str(tones), "--model", str(model_folder), "--device", "cpu", "--name", "x", "--json"]
+    asked = [
+        "--set",
+        "evaluate_rows=2",
+        "--set",
+        "max_new_tokens=4",
+        "--epochs",
+        "2",
+        "--rank",
+        "2",
+        "--lora-plus",
+        "4",
+    ]
+    places = ["--registry", str(tmp_path / "registry"), "--work", str(tmp_path / "work")]
+    done = command(*usual, *places, *asked)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["adapter"] == {"name": "x", "version": 1}
+    manifest = read_manifest(tmp_path / "registry" / "x")
+    assert manifest is not None
+    assert (told["metrics"], manifest.rank) == (manifest.metrics, 2)
+    board = EventAccumulator(str(tmp_path / "work" / "tensorboard"))
+    board.Reload()
+    seen = read_events(tmp_path / "work" / "events.jsonl")
+    losses = [(event["step"], event["loss"]) for event in seen if event["event"] == "step"]
+    assert [(one.step, pytest.approx(one.value, rel=1e-4)) for one in board.Scalars("train/loss")] == losses
+    assert len(board.Scalars("validation/loss")) == 2
+    assert all(event["memory_gb"] > 0 for event in seen if event["event"] == "step")
+
+
+def test_the_tower_s_data_is_compared_with_the_reference_as_well(begin: Train) -> None:
+    """What is trained changes nothing of whether the base model knows such sounds."""
+    found = [begin(include_audio_tower=tower)[0].check().findings for tower in (False, True)]
+    assert found[0] == found[1]
+    assert "out_of_distribution" in {finding.code for finding in found[0]}
+
+
+def test_eva_that_finds_no_end_is_told(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("training.adapt.EVA_PASSES", 0)
+    with pytest.raises(TrainingFailed, match="leave out --eva"):
+        train(eva=True)
 
 
 def test_runs_can_share_what_was_heard(begin: Train) -> None:

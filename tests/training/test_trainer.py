@@ -14,12 +14,12 @@ import torch
 from app.model.base import LoadedModel, load
 from training.adapt import Adapted
 from training.batches import epoch, micro_batches
-from training.events import Event, Events, read_events
+from training.events import Event, Events, TrainingFailed, read_events
 from training.examples import Example
 from training.forward import Forward, supervised
 from training.hearing import Hearing
 from training.options import TrainOptions
-from training.trainer import Trainer, TrainingFailed, schedule
+from training.trainer import Trainer, schedule
 
 OPTIONS = {"data": "-", "name": "x", "learning_rate": 1e-2, "dropout": 0, "batch": 6, "epochs": 1}
 
@@ -161,6 +161,21 @@ def test_early_stop_keeps_the_best(
     assert progress.step < trainer.steps
     assert trainer.validation_loss() == pytest.approx(progress.best_loss, rel=1e-6)
     assert progress.best_loss == min(loss for _, loss in progress.validation)
+
+
+def test_the_last_is_kept_where_that_is_asked(
+    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+) -> None:
+    asked = {"learning_rate": 0.3, "epochs": 30, "patience": 2, "warmup": 0, "keep": "last"}
+    _, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c", **asked)
+    progress = trainer.run()
+    assert progress.best_loss < progress.validation[-1][1]
+    assert trainer.validation_loss() == pytest.approx(progress.validation[-1][1], rel=1e-6)
+    trainer.watch = lambda: "it must not be used"
+    trainer._evaluate()
+    trainer._save()
+    trainer.run()
+    assert trainer.validation_loss() == pytest.approx(progress.best_loss, rel=1e-6)
 
 
 def command(model: Path, tones: Path, root: Path, work: str) -> list[str]:

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from app.audio import SUFFIXES
 from app.errors import DatasetError
 from training.data.files import READERS, read_file
 from training.data.formats import SPLITS, BadRow, Record
 from training.data.hub import is_saved, read_saved
 
-AUDIO_SUFFIXES = {
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".aif", ".aiff", ".amr",
-}  # fmt: skip
 IGNORED = {"dataset_info.json"}  # LLaMA-Factory's list of its datasets
 
 
@@ -53,7 +51,7 @@ def _files(files: list[Path], top: Path, split: str | None) -> Iterator[Record]:
 
 def _recordings(folder: Path, top: Path, split: str | None) -> Iterator[Record]:
     """Recordings with a .txt beside them; without any .txt, the first folder's name is the class."""
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     found = [path for path in found if not path.name.startswith(".") and path.is_file()]
     transcribed = any(path.with_suffix(".txt").is_file() for path in found)
     if not found:

@@ -33,10 +33,10 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """``prompt``: for rows without one. ``audio_root``: recordings must lie under it."""
+    """``prompt``: for rows without one. ``audio_roots``: recordings must lie under one of them; none: anywhere."""
 
     prompt: str
-    audio_root: Path | None = None
+    audio_roots: Sequence[Path] = ()
 
 
 def row_of(record: Record, rules: Rules) -> Row:
@@ -56,7 +56,7 @@ def row_of(record: Record, rules: Rules) -> Row:
     if system:
         turns.insert(0, Turn("system", system))
     _check_order(turns, label is not None)
-    sounds = tuple(_sound(value, record.folder, rules.audio_root) for value in _filled(named, audios))
+    sounds = tuple(_sound(value, record.folder, rules.audio_roots) for value in _filled(named, audios))
     return Row(tuple(turns), sounds, label, record.place, record.split or _split(fields.get("split")))
 
 
@@ -129,7 +129,7 @@ def _filled(named: Sequence[object], audios: Sequence[object]) -> list[object]:
     return [next(rest) if value is None else value for value in named]
 
 
-def _sound(value: object, folder: Path, root: Path | None) -> Sound:
+def _sound(value: object, folder: Path, roots: Sequence[Path]) -> Sound:
     if isinstance(value, Sound):
         return value
     if not isinstance(value, str) or not value.strip():
@@ -138,7 +138,8 @@ def _sound(value: object, folder: Path, root: Path | None) -> Sound:
         raise BadRow(f"the recording {_shown(value)} is a URL; download it and give the file's path")
     path = folder / value
     try:
-        if root is not None and not path.resolve().is_relative_to(root.resolve()):
+        real = path.resolve()
+        if roots and not any(real.is_relative_to(root.resolve()) for root in roots):
             raise BadRow(f"the recording {_shown(value)} lies outside the data set")
         found = path.is_file()
     except (OSError, ValueError, RuntimeError):  # names that are too long, null bytes, loops of links

@@ -1,6 +1,6 @@
 """Rows from any source; a source with bad rows is refused with all their places."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from app.errors import DatasetError
@@ -11,15 +11,15 @@ from training.data.hub import read_hub
 from training.data.rows import Row
 
 
-def read_rows(source: str, *, default_prompt: str, audio_root: Path | None = None) -> list[Row]:
+def read_rows(source: str, *, default_prompt: str, audio_roots: Sequence[Path] = ()) -> list[Row]:
     """All rows of a .jsonl, .json, .csv or .tsv file, a folder, or `hf:owner/name[:config][@split]`.
 
-    ``default_prompt`` is for rows that bring none. Recordings may lie anywhere, unless ``audio_root`` is given:
-    then only under it. Their bytes are not read here.
+    ``default_prompt`` is for rows that bring none. Recordings may lie anywhere, unless ``audio_roots`` are
+    given: then only under them. Their bytes are not read here.
 
     Raises DatasetError: for a source that is no dataset, and once for all bad rows, naming each.
     """
-    rules = Rules(default_prompt, audio_root)
+    rules = Rules(default_prompt, audio_roots)
     rows: list[Row] = []
     problems: list[str] = []
     try:

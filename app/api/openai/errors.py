@@ -15,6 +15,7 @@ CODES = {
     "queue_full": "rate_limit_exceeded",
     "unauthorized": "invalid_api_key",
 }
+OTHERS: dict[int | str, str] = {"default": "Any other error"}
 
 
 class ErrorDetail(BaseModel):
@@ -54,5 +55,7 @@ def error_body(error: OvertoneError, fields: Sequence[str] = ()) -> dict[str, An
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These errors, as OpenAPI is to tell of them."""
-    return {status: {"description": HTTPStatus(status).phrase, "model": ErrorBody} for status in statuses}
+    """These errors, and whatever else may happen, as OpenAPI is to tell of them."""
+    described = {status: HTTPStatus(status).phrase for status in statuses}
+    # `default` also keeps FastAPI from telling of a 422 in a shape of its own, which is never sent
+    return {status: {"description": words, "model": ErrorBody} for status, words in (described | OTHERS).items()}

@@ -1,9 +1,9 @@
 """`/v1/models`, and vLLM's `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,9 @@ from app.registry.registry import Adapter
 from app.service import BASE, Service, is_head
 
 router = APIRouter(tags=["openai"])
+TOLD: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A sentence, as vLLM says it", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 class ModelCard(BaseModel):
@@ -92,7 +95,7 @@ def retrieve_model(model: str, state: State, service: Ready) -> ModelCard:
 
 
 @router.post(
-    "/v1/load_lora_adapter", response_class=PlainTextResponse, responses=documented(400, 401, 403, 409, 413, 503)
+    "/v1/load_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 409, 413, 503)
 )
 async def load_lora_adapter(body: LoadAdapter, folder: Workspace, state: State, service: Ready) -> PlainTextResponse:
     """Add an adapter as vLLM does: validated as in `POST /adapters`, served from then on.
@@ -112,7 +115,7 @@ async def load_lora_adapter(body: LoadAdapter, folder: Workspace, state: State, 
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
-@router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=documented(400, 401, 403, 404, 503))
+@router.post("/v1/unload_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 404, 503))
 def unload_lora_adapter(body: UnloadAdapter, service: Ready) -> PlainTextResponse:
     """Take an adapter out of service as vLLM does: the same as `DELETE /adapters/{name}`.
 

@@ -224,7 +224,7 @@ export default {
 
   "train.new": "New adapter",
   "data.drop": "Choose or drop a data set",
-  "data.what": "A .zip or .tar.gz with one .jsonl or .csv and its recordings, or that file alone.",
+  "data.what": "A .zip or .tar.gz with a data file (.jsonl, .csv …) and its recordings, or that file alone.",
   "data.or": "or take one that is there",
   "data.choose": "Choose…",
   "data.server": "On the server",

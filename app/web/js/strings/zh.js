@@ -224,7 +224,7 @@ export default {
 
   "train.new": "新适配器",
   "data.drop": "选择或拖入数据集",
-  "data.what": "含一个 .jsonl 或 .csv 及其录音的 .zip 或 .tar.gz，或单独该文件。",
+  "data.what": "含数据文件（.jsonl、.csv 等）及其录音的 .zip 或 .tar.gz，或单独该文件。",
   "data.or": "或使用已有的",
   "data.choose": "请选择…",
   "data.server": "在服务器上",

@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__, logs
-from app.api import adapters, classify, compare, generate, health, jobs, problems
+from app.api import adapters, classify, compare, datasets, generate, health, jobs, page, problems, status
 from app.api.access_log import AccessLog
 from app.api.auth import Guard
 from app.api.headers import DOCS, SecurityHeaders
@@ -94,9 +94,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Checked in `Guard`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     limited = problems.documented(403, 429)  # any route may be beyond a key's scopes or limits
+    app.include_router(page.router)
+    app.mount("/web", page.WebFiles())
     app.include_router(health.router)
     guards = keys if state.keyring.guarded else []
-    for module in (generate, compare, classify, adapters, jobs):
+    for module in (generate, compare, classify, adapters, jobs, datasets, status):
         app.include_router(module.router, dependencies=guards, responses=limited)
     for module in (models, chat, transcriptions):  # these document their errors in OpenAI's shape
         app.include_router(module.router, dependencies=guards)

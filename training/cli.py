@@ -96,9 +96,12 @@ def train(
 
     folder = work or Path("runs") / (name or "check")
     told = Events()
+    trains = not (check or dry_run)
+    if events or trains:
+        told.listeners.append(json_lines(events or folder / "events.jsonl"))
+    if trains:
+        told.listeners.append(tensorboard(folder / "tensorboard"))
     with _reported(told, as_json):
-        if not (check or dry_run):
-            told.listeners += [json_lines(events or folder / "events.jsonl"), tensorboard(folder / "tensorboard")]
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
         options = options_of(data, name or "check", method, given, settings, allow)
@@ -232,7 +235,9 @@ def _train(
                 out.print_json(data=report.to_dict())
         elif dry_run:
             run.check()
-            out.print_json(data=asdict(estimate(run)))
+            found = asdict(estimate(run)) if options.method != "head" else None  # a head takes seconds
+            told.emit("checked", estimate=found)
+            out.print_json(data=found)
         else:
             outcome = run.run()
             if outcome.adapter and as_json:

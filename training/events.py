@@ -19,7 +19,10 @@ class TrainingFailed(OvertoneError):
 
 
 class Events:
-    """Hands every event to all listeners. Kinds: gate, start, step, eval, watch, memory, pushed, done, error."""
+    """Hands every event to all listeners.
+
+    Kinds: gate, checked, start, step, eval, watch, memory, pushed, done, error.
+    """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self.listeners = list(listeners)

@@ -18,7 +18,7 @@ OPEN_FILES = ("/", "/web/")
 ADAPTERS = ("/adapters", "/unload", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 TRAINING = ("/training",)
 # They name every adapter, or read what the server's own accounts may read
-WHOLE = frozenset({"/metrics", "/v1/load_lora_adapter"})
+WHOLE = frozenset({"/metrics", "/status", "/training/datasets", "/v1/load_lora_adapter"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

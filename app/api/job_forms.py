@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from starlette.datastructures import FormData, UploadFile
 
 from app.api.fields import KnownFields
@@ -55,6 +55,7 @@ class JobFields(KnownFields):
     prompt: Line | None = Field(None, description="for rows that bring none")
     task: Line | None = Field(None, description="one line on what the adapter does, for its card")
     seed: int | None = Field(None, ge=0, lt=2**63)
+    check: bool = Field(False, description="only judge the data and estimate a run; nothing is trained")
     allow: list[Annotated[Word, Field()]] = Field(
         [], max_length=32, description="codes of the data gate's objections that are accepted; comma-separated in forms"
     )
@@ -77,11 +78,19 @@ class NewJob(JobFields):
 
     hints: ClassVar[dict[str, str]] = {**JobFields.hints, "file": "dataset", "data": "dataset", "path": "dataset"}
 
-    dataset: str = Field(
+    dataset: str | None = Field(
+        None,
         min_length=1,
         description="a .jsonl, .json, .csv or .tsv, or a folder, under OVERTONE_DATASET_ROOTS",
         examples=["/data/sets/dictation"],
     )
+    from_job: str | None = Field(None, description="in place of `dataset`: the data set of another job")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "NewJob":
+        if (self.dataset is None) == (self.from_job is None):
+            raise InvalidFields("Name either `dataset` or `from_job`.", ["dataset", "from_job"])
+        return self
 
 
 class JobForm(JobFields):
@@ -127,10 +136,12 @@ def _from_json(body: bytes, jobs: VisibleJobs, settings: Settings) -> Job:
     except ValidationError as error:
         raise invalid_fields(error) from None
     options = wanted.options()
-    dataset = allowed_dataset(wanted.dataset, settings.dataset_roots)
+    source = jobs.get(wanted.from_job) if wanted.from_job is not None else None
+    named = wanted.dataset or (source.dataset if source else "")
     jobs.check_room()
     with jobs.store.draft() as identity:
-        return jobs.submit(identity, options, str(dataset))
+        shared = jobs.store.share_data(source, identity) if source else None
+        return jobs.submit(identity, options, shared or str(allowed_dataset(named, settings.dataset_roots)))
 
 
 def _from_form(form: FormData, jobs: VisibleJobs, settings: Settings) -> Job:

@@ -79,6 +79,9 @@ async def create_job(request: Request, jobs: JobRunner, state: State) -> JobView
     curl localhost:8000/training/jobs -F name=my-adapter -F file=@data.zip -F epochs=3 -F learning_rate=1e-4
     curl localhost:8000/training/jobs --json '{"name": "my-adapter", "dataset": "/data/sets/dictation"}'
     ```
+
+    With `check=true` the data is judged and a run estimated, and nothing is trained; `{"from_job": id}` then
+    trains on the same data without sending it again.
     """
     return view(jobs, await job_forms.receive(request, jobs, state.settings))
 

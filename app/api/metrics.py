@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.latency import Latencies
 from app.engine.engine import Engine
 from app.engine.request import Done, Failed, Share
 from app.jobs.runner import Jobs
@@ -32,6 +33,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.usage: dict[str, Usage] = {}
+        self.latencies = Latencies()
         registry = self.registry
         labels = ["adapter"]
         self._requests = Counter(
@@ -78,10 +80,13 @@ class Metrics:
         if event.finish_reason == "cancelled":
             return
         timings = event.timings
-        self._ttft.labels(label).observe(heard_s + timings.ttft / 1e3)
-        self._total.labels(label).observe(heard_s + timings.total / 1e3)
-        if event.completion_tokens > 1:
-            self._between.labels(label).observe(timings.decode / 1e3 / (event.completion_tokens - 1))
+        ttft, total = heard_s + timings.ttft / 1e3, heard_s + timings.total / 1e3
+        between = timings.decode / 1e3 / (event.completion_tokens - 1) if event.completion_tokens > 1 else None
+        self._ttft.labels(label).observe(ttft)
+        self._total.labels(label).observe(total)
+        if between is not None:
+            self._between.labels(label).observe(between)
+        self.latencies.add(label, total, ttft, between)
 
     def classified(self, adapter: str, outcome: str, audio_seconds: float, took_s: float) -> None:
         """Count a classification that ended: `classified`, `cancelled`, or an error's code."""
@@ -90,6 +95,7 @@ class Metrics:
             self._used(adapter, audio_seconds)
             self._audio.labels(adapter).inc(audio_seconds)
             self._total.labels(adapter).observe(took_s)
+            self.latencies.add(adapter, took_s)
 
     def _used(self, adapter: str, audio_seconds: float) -> Usage:
         usage = self.usage.setdefault(adapter, Usage())

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from app.access.caller import Caller
 from app.access.keyring import Keyring
 from app.access.meter import Meter
+from app.api.journal import Journal
 from app.api.metrics import Metrics
 from app.api.tickets import Desk
 from app.errors import NotReady, OvertoneError
@@ -50,6 +51,8 @@ class AppState:
         self.metrics = Metrics()
         self.keyring = Keyring(settings.api_keys, settings.admin_keys, settings.keys_file)
         self.meter = Meter()
+        self.journal = Journal()
+        self.begun = time.monotonic()
 
     async def open(self) -> None:
         """Load the model on a worker thread; `/health` answers meanwhile."""
@@ -86,6 +89,7 @@ class AppState:
                 continue
             try:
                 await asyncio.to_thread(self.service.registry.refresh)
+                await asyncio.to_thread(self.journal.look, self.service, self.jobs)
             except Exception:
                 log.exception("the registry folder could not be looked at")
 

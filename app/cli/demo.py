@@ -17,7 +17,7 @@ from app.cli.output import name_of, out, print_json, receipt_table, reported, st
 if TYPE_CHECKING:
     from app.cli.client import Client
 
-CLIP = Path(__file__).with_name("demo.flac")
+CLIP = Path(__file__).parents[1] / "web" / "demo.flac"
 CHECKOUT, INSTALLED = Path(__file__).parents[2] / "adapters", Path(sys.prefix) / "share" / "overtone" / "adapters"
 ADAPTERS = INSTALLED if INSTALLED.is_dir() and not CHECKOUT.is_dir() else CHECKOUT
 SAID = "go forward ten meters"

@@ -23,6 +23,8 @@ def training_command(job: Job, store: JobStore, registry: Path, model: str, root
     options = job.options
     words = [*TRAINER, job.dataset, "--name", options.name, "--registry", str(registry), "--model", model]
     words += ["--work", str(store.work(job.id)), "--events", str(store.events(job.id)), "--method", options.method]
+    if options.check:
+        words.append("--dry-run")
     for root in (store.data(job.id), *roots):
         words += ["--audio-root", str(root.absolute())]
     if options.preset is not None:

@@ -11,6 +11,7 @@ from app.registry.entries import ArchiveLimits, copy_stream, extract
 KINDS = (".jsonl", ".json", ".csv", ".tsv")
 SPLITS = ("train", "validation", "valid", "dev", "test")
 _DEPTH = 3  # folders above the data file at most
+_LISTED = 500
 
 
 def unpack_dataset(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimits) -> Path:
@@ -51,6 +52,16 @@ def allowed_dataset(named: str, roots: Sequence[Path]) -> Path:
     if not real.is_file() or real.suffix.lower() not in KINDS:
         raise BadRequest(f"dataset: {named[:200]!r} is neither a folder nor a file of {', '.join(KINDS)}.")
     return real
+
+
+def known_datasets(roots: Sequence[Path]) -> list[Path]:
+    """Data files near the top of the roots, or the folder of one a split; the first few hundred."""
+    found: set[Path] = set()
+    for root in roots:
+        for depth in range(_DEPTH):
+            files = [file for file in root.glob("*/" * depth + "*") if file.suffix.lower() in KINDS]
+            found |= {file.parent if file.stem.lower() in SPLITS else file for file in files}
+    return sorted(found)[:_LISTED]
 
 
 def data_in(folder: Path) -> Path:

@@ -63,6 +63,8 @@ def _facts(event: Event) -> dict[str, Any]:
         case "gate":
             report = data.get("report")
             return {"gate": {"ok": bool(data.get("ok")), "report": report if isinstance(report, dict) else {}}}
+        case "checked":
+            return {"estimate": data["estimate"]} if isinstance(data.get("estimate"), dict) else {}
         case "start":
             return {"started": data}
         case "step":

@@ -38,6 +38,7 @@ class Options(BaseModel):
     prompt: str | None = None
     task: str | None = None
     seed: int | None = None
+    check: bool = Field(False, description="only judge the data and estimate a run")
 
 
 class Told(BaseModel):
@@ -46,6 +47,7 @@ class Told(BaseModel):
     events: int = 0
     last: str | None = Field(None, description="kind of the last event", examples=["step"])
     gate: dict[str, Any] | None = Field(None, description="what the data gate found")
+    estimate: dict[str, Any] | None = Field(None, description="of a check: what a run would take; none for heads")
     started: dict[str, Any] | None = Field(None, description="steps to go and rows of each split")
     progress: dict[str, Any] | None = Field(None, description="the last step")
     evaluation: dict[str, Any] | None = Field(None, description="the last evaluation")

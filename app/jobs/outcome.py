@@ -7,6 +7,7 @@ from app.jobs.job import Asked, State, Told
 from app.jobs.store import tail
 
 REFUSED = 2
+ENDS = ("done", "checked")  # the last event of a job that has done what it was asked
 STOPPED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
@@ -15,7 +16,7 @@ def outcome(code: int | None, asked: Asked | None, told: Told, log: Path) -> tup
 
     Without an exit code (the process was adopted, or ended while no service watched) the last event decides.
     """
-    if told.last == "done" and code in (0, None):
+    if told.last in ENDS and code in (0, None):
         return "succeeded", None
     if code == REFUSED or (code is None and told.last == "error" and _gate_said_no(told)):
         return "refused", told.error or _last_words(log) or "The trainer refused the data or the options."

@@ -71,6 +71,18 @@ class JobStore:
             if not (self.folder(identity) / FILE).exists():
                 self.delete(identity)
 
+    def share_data(self, job: Job, identity: str) -> str | None:
+        """The uploaded data set of ``job`` for another job too, by hard links; its data file. None without an upload.
+
+        Raises StorageError.
+        """
+        own = self.data(job.id)
+        if not Path(job.dataset).is_relative_to(own):
+            return None
+        with _told_as_storage():
+            shutil.copytree(own, self.data(identity), copy_function=os.link, dirs_exist_ok=True)
+        return str(self.data(identity) / Path(job.dataset).relative_to(own))
+
     def save(self, job: Job) -> None:
         """Write `job.json`: the old one or the new one, whole, whatever happens. Raises StorageError."""
         target = self.folder(job.id) / FILE

@@ -27,6 +27,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--audio-root", action="append")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--allow")
+    parser.add_argument("--dry-run", action="store_true")
     return parser.parse_args()
 
 
@@ -49,10 +50,14 @@ class Trainer:
         signal.signal(signal.SIGTERM, self.stop)
         sys.stdout.write(f"training with {sys.argv[2:]}, niceness {os.nice(0)}\n")
         sys.stdout.flush()
-        self.tell("gate", ok=do != "refuse", report={"rows": 1})
+        findings = [{"code": "silent", "recordings": self.plan["silent"]}] if "silent" in self.plan else []
+        self.tell("gate", ok=do != "refuse", report={"rows": 1} | ({"findings": findings} if findings else {}))
         if do == "refuse":
             self.tell("error", message="The data was refused.", problems=["2 rows have no audio"])
             return 2
+        if self.asked.dry_run:
+            self.tell("checked", estimate={"steps": 3})
+            return 0
         self.steps(self.plan.get("steps", 2))
         if do == "crash":
             raise RuntimeError("CUDA out of memory, so to speak")

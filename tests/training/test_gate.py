@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,20 @@ def test_sound_data_passes_without_a_word(method):
     assert (report.rows, report.validation_rows, report.clips) == (20, 4, 24)
     assert report.seconds == pytest.approx(24 * 0.3)
     assert report.classes == ({"a": 10, "b": 10} if method == "head" else {})
+
+
+def test_findings_name_their_recordings():
+    rows = good(22)
+    silent, broken = row(np.zeros(8000, np.float32), "silent", 30), row(babble(0.3, 40), "broken", 40)
+    broken = replace(broken, sounds=(Sound("40.wav", data=b"no audio"),))
+    twice = replace(rows[0], place="data.jsonl:50")
+    report = gate([*rows, silent, broken, twice], rows[:1])
+    named = {finding.code: finding.recordings for finding in report.findings}
+    assert named["silent"] == ["30.wav"]
+    assert named["unreadable"] == ["40.wav"]
+    assert named["duplicates"] == ["0.wav"]
+    assert named["leakage"] == ["0.wav"]
+    assert GateReport.of(report.to_dict()) == report
 
 
 def test_thirty_samples_of_noise_for_the_projector_are_refused(tmp_path, monkeypatch):

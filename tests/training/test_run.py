@@ -13,10 +13,12 @@ import soundfile
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from app.errors import BadRequest, DatasetError
 from app.model.base import load
 from app.registry.manifest import read_manifest
+from training.cli import app
 from training.estimate import estimate
 from training.events import TrainingFailed, read_events
 from training.exam import verdict
@@ -162,6 +164,21 @@ def test_a_dry_run_measures_and_publishes_nothing(begin: Train, tmp_path: Path) 
     assert not (tmp_path / "registry").exists()
     assert not run.checkpoint.exists()
     assert "step" not in {event["event"] for event in seen}
+
+
+@pytest.mark.parametrize("method", ["lora", "head"])
+def test_a_dry_run_tells_whoever_listens(
+    model_folder: Path, tones: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job of the service that only checks runs it."""
+    monkeypatch.setattr("training.cli._stop_on_signals", lambda run: None)  # those of the tests' own process stay
+    told = tmp_path / "events.jsonl"
+    words = ["train", str(tones), "--name", "tones", "--method", method, "--dry-run", "--events", str(told)]
+    done = CliRunner().invoke(app, [*words, "--model", str(model_folder), "--work", str(tmp_path / "work")])
+    assert done.exit_code == 0, done.output
+    gate, checked = read_events(told)
+    assert (gate["event"], gate["ok"], checked["event"]) == ("gate", True, "checked")
+    assert checked["estimate"] is None if method == "head" else checked["estimate"]["rows"] == 36
 
 
 def test_the_verdict_names_what_went_wrong() -> None:

@@ -1,7 +1,7 @@
 """What the data gate finds, and whether a run may go on in spite of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
@@ -30,7 +30,10 @@ CODES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """``examples``: places such as `data.jsonl:17`, the first few. ``final``: training could not even run."""
+    """``examples``: places such as `data.jsonl:17`, the first few; ``recordings``: theirs, as the data names them.
+
+    ``final``: training could not even run.
+    """
 
     code: str
     severity: Severity
@@ -38,6 +41,7 @@ class Finding:
     message: str
     examples: list[str]
     final: bool = False
+    recordings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

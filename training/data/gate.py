@@ -1,6 +1,6 @@
 """The gate: data that would harm a model, or teach it nothing, is refused before training starts."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -70,9 +70,12 @@ def _sounds(
     heard: Measured, places: Mapping[Sound, str], method: Method, window: float, long_audio: Literal["split", "reject"]
 ) -> Iterator[Finding]:
     """Findings about recordings."""
-    broken = [f"{place}: {reason}" for sound, place in places.items() if isinstance(reason := heard[sound], str)]
+    broken = {sound: reason for sound in places if isinstance(reason := heard[sound], str)}
     if broken:
-        yield Finding("unreadable", "error", len(broken), "recordings cannot be read", broken[:EXAMPLES], final=True)
+        some = list(broken)[:EXAMPLES]
+        told = [f"{places[sound]}: {broken[sound]}" for sound in some]
+        names = [sound.name for sound in some]
+        yield Finding("unreadable", "error", len(broken), "recordings cannot be read", told, True, names)
     long_words = "each is cut into windows" if long_audio == "split" else "shorten them"
     checks: list[tuple[str, Severity, str, Callable[[Heard], bool]]] = [
         ("silent", "error", "recordings are silent", lambda one: one.silent),
@@ -101,16 +104,19 @@ def _sounds(
             lambda one: one.seconds < SHORT_SECONDS,
         ),
     ]
-    hits: dict[str, list[str]] = defaultdict(list)
-    for sound, place in places.items():
-        one = heard[sound]
-        if isinstance(one, Heard):
-            for code, _, _, is_so in checks:
-                if is_so(one):
-                    hits[code].append(place)
-    for code, severity, message, _ in checks:
-        if hits[code]:
-            yield Finding(code, severity, len(hits[code]), message, hits[code][:EXAMPLES])
+    for code, severity, message, is_so in checks:
+        hits = [sound for sound in places if isinstance(one := heard[sound], Heard) and is_so(one)]
+        yield from _about(hits, places, code, severity, message)
+
+
+def _about(
+    sounds: Sequence[Sound], places: Mapping[Sound, str], code: str, severity: Severity, message: str
+) -> Iterator[Finding]:
+    """A finding over recordings; nothing without any."""
+    if sounds:
+        some = sounds[:EXAMPLES]
+        names = [sound.name for sound in some]
+        yield Finding(code, severity, len(sounds), message, [places[sound] for sound in some], recordings=names)
 
 
 def _usable(one: Heard | str) -> bool:
@@ -125,7 +131,7 @@ def _far(sounds: Sequence[Sound], places: Mapping[Sound, str], embed: Embed) -> 
     compared = sounds[::step]
     reference = reference_of(embed(shipped()))
     distances = reference.distances(embed(compared))
-    far = [places[sound] for sound, distance in zip(compared, distances, strict=True) if distance > reference.limit]
+    far = [sound for sound, distance in zip(compared, distances, strict=True) if distance > reference.limit]
     if len(far) > FAR_SHARE * len(compared):
         message = f"of {len(compared)} recordings compared are unlike the speech that the base model knows"
-        yield Finding("out_of_distribution", "warning", len(far), message, far[:EXAMPLES])
+        yield from _about(far, places, "out_of_distribution", "warning", message)

@@ -18,7 +18,9 @@ def found(
 ) -> Iterator[Finding]:
     """A finding over rows; nothing without any."""
     if rows:
-        yield Finding(code, severity, len(rows), message, [row.place for row in rows[:EXAMPLES]], final)
+        some = rows[:EXAMPLES]
+        names = dict.fromkeys(sound.name for row in some for sound in row.sounds)
+        yield Finding(code, severity, len(rows), message, [row.place for row in some], final, list(names))
 
 
 def check_rows(train: Sequence[Row], validation: Sequence[Row], method: Method, key_of: KeyOf) -> Iterator[Finding]:

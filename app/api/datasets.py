@@ -1,0 +1,86 @@
+"""Data sets to train on, and the recordings in them that the gate objects to."""
+
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import soundfile
+from anyio import to_thread
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from app.api.jobs import Identity
+from app.api.problems import documented
+from app.api.state import JobRunner, State
+from app.audio import Limits, decode
+from app.errors import NotFound
+from app.jobs.dataset import known_datasets
+from app.jobs.job import Job
+
+router = APIRouter(tags=["training"])
+RATE = 16_000  # Hz, of what is sent back: as the encoder hears it
+WAV: dict[int | str, dict[str, Any]] = {200: {"description": "The recording", "content": {"audio/wav": {}}}}
+
+
+class DatasetView(BaseModel):
+    """One that `POST /training/jobs` takes as `dataset`."""
+
+    path: str = Field(examples=["/data/sets/dictation/data.jsonl"])
+    bytes: int | None = Field(None, description="of the file that lists the recordings; none for a folder")
+
+
+class DatasetList(BaseModel):
+    """Data sets on the server."""
+
+    datasets: list[DatasetView]
+
+
+@router.get("/training/datasets", responses=documented(401, 503))
+def list_datasets(state: State) -> DatasetList:
+    """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`."""
+    found = known_datasets(state.settings.dataset_roots)
+    views = [DatasetView(path=str(one), bytes=one.stat().st_size if one.is_file() else None) for one in found]
+    return DatasetList(datasets=views)
+
+
+@router.get(
+    "/training/jobs/{id}/recording",
+    response_class=Response,
+    responses=WAV | documented(401, 404, 413, 415, 422, 503),
+)
+async def read_recording(
+    id: Identity,
+    jobs: JobRunner,
+    state: State,
+    name: Annotated[str, Query(description="as `recordings` of the gate's report names it", examples=["clips/a.wav"])],
+) -> Response:
+    """A recording that the gate's report names, as wav, to hear what is wrong with it.
+
+    `curl -O 'localhost:8000/training/jobs/20261124-101500-1f2e3d4c/recording?name=clips/a.wav'`
+    """
+    job = await to_thread.run_sync(jobs.get, id)
+    limits = Limits(state.settings.max_audio_seconds, state.settings.max_upload_mb << 20)
+    data = await to_thread.run_sync(_as_wav, _reported(job, name), limits, limiter=state.ears)
+    return Response(data, media_type="audio/wav")
+
+
+def _reported(job: Job, name: str) -> Path:
+    """The file of a recording in the report. Raises NotFound for any other, and for one outside the data set."""
+    report = (job.told.gate or {}).get("report", {})
+    named = {one for finding in report.get("findings", []) for one in finding.get("recordings", [])}
+    source = Path(job.dataset).resolve()
+    folder = source if source.is_dir() else source.parent
+    # in a folder of splits, names are relative to the split's own
+    for place in (folder, *sorted(folder.iterdir())) if name in named else ():
+        file = (place / name).resolve()
+        if file.is_relative_to(folder) and file.is_file():
+            return file
+    raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
+
+
+def _as_wav(file: Path, limits: Limits) -> bytes:
+    """Raises AudioError or TooLarge."""
+    recording = decode(file.read_bytes(), rate=RATE, limits=limits, filename=file.name)
+    memory = io.BytesIO()
+    soundfile.write(memory, recording.samples, recording.sample_rate, format="WAV", subtype="PCM_16")
+    return memory.getvalue()

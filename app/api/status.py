@@ -1,0 +1,128 @@
+"""`/status`: load, memory, latency and what has happened lately, as one JSON for people's eyes."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import psutil
+import torch
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from app.api.journal import Entry
+from app.api.latency import LatencyRow
+from app.api.problems import documented
+from app.api.state import AppState, Ready, State
+from app.service import Service
+
+router = APIRouter(tags=["health"])
+
+
+class Load(BaseModel):
+    """Now, and counts since start."""
+
+    running: int = Field(description="sequences being continued")
+    waiting: int = Field(description="requests in the queue")
+    listening: int = Field(description="classifications waiting to be heard")
+    preparing: int = Field(description="recordings being decoded")
+    max_batch: int
+    max_queue: int
+    steps: int
+    step_seconds: float
+    generated_tokens: int
+    finished: int
+    failed: int
+    rejected: int
+
+
+class Share(BaseModel):
+    """How much of something is in use."""
+
+    used: int
+    total: int
+
+
+class MemoryUse(BaseModel):
+    """Bytes. ``device``: of the GPU as a whole, none on a CPU; ``process``: of this process in main memory."""
+
+    device: Share | None
+    process: int
+    weights: int
+    kv: int
+
+
+class Status(BaseModel):
+    """How the service stands."""
+
+    time: datetime
+    uptime_seconds: float
+    model: str = Field(examples=["overtone-tiny"])
+    device: str = Field(examples=["cpu"])
+    device_name: str | None = Field(None, examples=["NVIDIA H100 80GB HBM3"])
+    dtype: str = Field(examples=["float32"])
+    fingerprint: str = Field(description="of the base weights, at start")
+    load: Load
+    slots: Share = Field(description="of adapters")
+    kv_tokens: Share = Field(description="of the KV cache")
+    memory: MemoryUse
+    jobs: dict[str, int] = Field(description="training jobs, by state")
+    latency: list[LatencyRow] = Field(description="of the latest 256 requests of each adapter, milliseconds")
+    events: list[Entry] = Field(description="what has happened, oldest first; the latest 500 at most")
+
+
+@router.get("/status", responses=documented(401, 422, 503))
+def status(
+    service: Ready,
+    state: State,
+    after: Annotated[int, Query(ge=0, description="leave out events up to this number")] = 0,
+) -> Status:
+    """Load, queue, slots, memory, latency by adapter, and the latest events: `curl localhost:8000/status`."""
+    state.journal.look(service, state.jobs)
+    engine, loaded = service.engine, service.loaded
+    pool, slots = engine.scheduler.pool, engine.residency.slots
+    cuda = loaded.device.type == "cuda"
+    return Status(
+        time=datetime.now(UTC),
+        uptime_seconds=round(time.monotonic() - state.begun, 1),
+        model=loaded.spec.name,
+        device=str(loaded.device),
+        device_name=torch.cuda.get_device_name(loaded.device) if cuda else None,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        fingerprint=service.fingerprint,
+        load=_load(service, state),
+        slots=Share(used=len(slots.slots), total=slots.max_resident),
+        kv_tokens=Share(used=(pool.pages - pool.free) * pool.page_size, total=pool.tokens),
+        memory=MemoryUse(
+            device=_device_memory(loaded.device) if cuda else None,
+            process=psutil.Process().memory_info().rss,
+            weights=engine.memory.weight_bytes,
+            kv=engine.memory.kv_bytes,
+        ),
+        jobs=dict(state.jobs.counts()) if state.jobs else {},
+        latency=state.metrics.latencies.rows(),
+        events=state.journal.after(after),
+    )
+
+
+def _load(service: Service, state: AppState) -> Load:
+    engine = service.engine
+    stats = engine.stats
+    return Load(
+        running=len(engine.scheduler.running),
+        waiting=len(engine.scheduler.waiting),
+        listening=engine.listening,
+        preparing=state.preparing,
+        max_batch=engine.limits.max_batch,
+        max_queue=engine.limits.max_queue,
+        steps=stats.steps,
+        step_seconds=round(stats.step_seconds, 3),
+        generated_tokens=stats.generated_tokens,
+        finished=stats.finished,
+        failed=stats.failed,
+        rejected=stats.rejected,
+    )
+
+
+def _device_memory(device: torch.device) -> Share:
+    free, total = torch.cuda.mem_get_info(device)
+    return Share(used=total - free, total=total)

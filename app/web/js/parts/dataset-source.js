@@ -1,0 +1,42 @@
+/** Where the data comes from: an upload, a folder of the server, or what an earlier job has. */
+import { fetchJson } from "../api.js";
+import * as format from "../format.js";
+import { t } from "../i18n.js";
+import { html, useEffect, useState } from "../ui.js";
+import { Field } from "./basics.js";
+import { DropZone } from "./drop-zone.js";
+
+/** @typedef {import("../jobs.js").Source} Source */
+
+/** A path's end, which tells data sets apart. @param {string} path */
+const tail = (path) => path.split("/").slice(-2).join("/");
+
+/** @param {Source | null} source @returns {string} */
+export const sourceName = (source) =>
+  (!source ? "" : source.kind === "upload" ? source.file.name : source.kind === "server" ? tail(source.path) : source.id);
+
+/** @param {{source: Source | null, jobs: any[], shown: boolean, disabled: boolean, onChange: (source: Source | null) => void}} props */
+export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
+  const [known, setKnown] = useState(/** @type {any[]} */ ([]));
+  useEffect(() => {
+    if (shown) fetchJson("/training/datasets").then(({ datasets }) => setKnown(datasets)).catch(() => setKnown([]));
+  }, [shown]);
+  const choose = (event) => {
+    const [kind, ...rest] = event.currentTarget.value.split(":");
+    const value = rest.join(":");
+    onChange(kind === "server" ? { kind, path: value } : kind === "job" ? { kind, id: value } : null);
+  };
+  const chosen = source && source.kind !== "upload" ? `${source.kind}:${source.kind === "server" ? source.path : source.id}` : "";
+  return html`
+    <${DropZone} label=${t("data.drop")} hint=${t("data.what")} accept=".zip,.gz,.tgz,.jsonl,.json,.csv,.tsv" disabled=${disabled}
+      onFiles=${([file]) => onChange({ kind: "upload", file })} />
+    ${known.length + jobs.length > 0 && html`
+      <${Field} label=${t("data.or")}>
+        <select value=${chosen} disabled=${disabled} onChange=${choose}>
+          <option value="">${t("data.choose")}</option>
+          ${known.length > 0 && html`<optgroup label=${t("data.server")}>${known.map(({ path }) => html`<option value=${`server:${path}`} title=${path}>${tail(path)}</option>`)}</optgroup>`}
+          ${jobs.length > 0 && html`<optgroup label=${t("data.job")}>${jobs.map((job) => html`<option value=${`job:${job.id}`}>${job.name} · ${format.date(job.created)}</option>`)}</optgroup>`}
+        </select>
+      <//>`}
+    ${source && html`<p class="chosen-data" role="status"><strong>${sourceName(source)}</strong>${source.kind === "upload" && html` <span class="muted numbers">${format.bytes(source.file.size)}</span>`}</p>`}`;
+}

@@ -1,0 +1,144 @@
+"""Renew docs/images: `python docs/screenshots.py` starts a service, trains an adapter, and takes pictures of the page.
+
+Needs what the page's tests need: Playwright for Python and Chromium.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from training.sample_data import PROMPT, write
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+SPOKEN = ROOT / "tests" / "data" / "human" / "goforward.flac"
+WIDE = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB"}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
+SCRIPT = "from app.main import serve; from app.settings import Settings; serve(Settings(_env_file=None))"
+PATIENCE = 600_000  # ms
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[str]:
+    """A service of its own over copies of the shipped adapters; its address."""
+    shutil.copytree(ROOT / "adapters", folder / "adapters")
+    write(folder / "sets" / "telephone-tones", 160)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    values = {"adapters": folder / "adapters", "jobs": folder / "jobs", "dataset_roots": folder / "sets", "port": port}
+    environment = os.environ | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not _ready(url):
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask(page: Page, adapter: str) -> None:
+    """Try's form, filled and sent."""
+    if not page.get_by_role("button", name="goforward").count():
+        page.locator("input[type=file]").set_input_files(SPOKEN)
+    page.locator("input[value=one]").check()
+    page.locator(".adapter-choice select").select_option(adapter)
+    page.locator("form button.primary").first.click()
+    page.locator(".answer .facts").wait_for()
+
+
+def train(page: Page, url: str) -> None:
+    page.goto(f"{url}/#/train")
+    page.get_by_label("or take one that is there").select_option(index=1)
+    page.get_by_label("Name of the adapter").fill("telephone-tones")
+    page.locator(".view:visible .options summary").click()
+    page.get_by_label("Epochs").fill("5")
+    page.locator(".view:visible .options summary").click()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_role("link", name="Try it now").wait_for(timeout=PATIENCE)
+
+
+def wide(browser: Browser, url: str) -> None:
+    context = browser.new_context(**WIDE, color_scheme="light")
+    page = context.new_page()
+    page.goto(url)
+    ask(page, "nato")
+    ask(page, "command-json")
+    shot(page, "try-light")
+    train(page, url)
+    shot(page, "train-light")
+    page.goto(f"{url}/#/adapters")
+    page.get_by_role("article").first.wait_for()
+    shot(page, "adapters-light")
+    page.emulate_media(color_scheme="dark")
+    shot(page, "adapters-dark")
+    page.goto(f"{url}/#/compare")
+    page.locator(".view:visible input[type=file]").set_input_files(SPOKEN)
+    page.get_by_role("checkbox", name="telephone-tones").uncheck()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.locator(".column footer button").nth(2).wait_for()
+    shot(page, "compare-dark")
+    page.goto(f"{url}/#/server")
+    for _ in range(12):  # some load to look at
+        fields = {"adapters": "base,nato,command-json,telephone-tones", "prompt": PROMPT, "max_new_tokens": "64"}
+        httpx.post(f"{url}/compare", data=fields, files={"audio": SPOKEN.read_bytes()}, trust_env=False, timeout=60)
+        page.wait_for_timeout(700)
+    shot(page, "server-dark")
+    context.close()
+
+
+def phone(browser: Browser, url: str) -> None:
+    context = browser.new_context(**PHONE, locale="zh-CN", color_scheme="light")
+    page = context.new_page()
+    page.goto(url)
+    ask(page, "command-json")
+    page.locator("h1").scroll_into_view_if_needed()
+    shot(page, "try-phone-zh")
+    page.goto(f"{url}/#/adapters")
+    page.get_by_role("article").first.wait_for()
+    page.emulate_media(color_scheme="dark")
+    shot(page, "adapters-phone-dark")
+    context.close()
+
+
+def shot(page: Page, name: str) -> None:
+    """A PNG of 256 colours, which is what a page has."""
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(400)
+    file = IMAGES / f"{name}.png"
+    page.screenshot(path=file)
+    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as url, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, chromium_sandbox=os.geteuid() != 0)
+        wide(browser, url)
+        phone(browser, url)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The page for everyone: by keyboard, with a screen reader, on a phone, in both languages, with and without a key."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.web.conftest import KEY, SPOKEN, Opened, Visit
+
+pytestmark = pytest.mark.slow
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
+VIEWS = ("try", "compare", "adapters", "train", "server")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+async def faults(opened: Opened) -> Sequence[str]:
+    """What axe finds on the page as it is."""
+    await opened.page.evaluate(AXE.read_text())
+    options = json.dumps({"runOnly": RULES})
+    told = await opened.page.evaluate(f"axe.run({options}).then(found => found.violations)")
+    return [f"{one['id']}: {node['html'][:200]} {node['failureSummary']}" for one in told for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(visit: Visit, scheme: str) -> None:
+    async with visit("try", color_scheme=scheme) as opened:
+        page = opened.page
+        for view in VIEWS:
+            await opened.go(view)
+            await page.locator(".view:visible .panel").first.wait_for()
+            if view in ("try", "compare"):
+                shown = page.locator(".view:visible")
+                await shown.locator("input[type=file]").set_input_files(SPOKEN)
+                await shown.locator("button.primary").click()
+                await shown.get_by_role("button", name="Copy").first.wait_for()
+            if view == "try":
+                await page.get_by_role("radio", name="Mix").check()
+            for summary in await page.locator(".view:visible summary").all():
+                await summary.click()
+            assert not await faults(opened), view
+        await opened.go("adapters")
+        await page.get_by_role("article", name="nato").get_by_role("button", name="Delete").click()
+        assert not await faults(opened), "dialog"
+
+
+async def test_a_question_by_keyboard_alone(visit: Visit) -> None:
+    async with visit("try") as opened:
+        page = opened.page
+        press = page.keyboard.press
+
+        async def tab_to(name: str) -> None:
+            for _ in range(40):
+                await press("Tab")
+                focused = page.locator(":focus")
+                label = await focused.get_attribute("aria-label") or await focused.inner_text()
+                if name in label:
+                    outline = await focused.evaluate("element => getComputedStyle(element).outlineStyle")
+                    assert outline == "solid", f"{name} has no focus ring"
+                    return
+            pytest.fail(f"{name} cannot be reached")
+
+        await tab_to("Skip to the content")
+        await press("Enter")
+        await tab_to("Use the sample")
+        await press("Enter")
+        await page.get_by_role("button", name="Play demo.flac").wait_for()
+        await tab_to("Ask")
+        await press("Enter")
+        await page.get_by_role("status").filter(has_text="Done").wait_for()
+        await page.reload()
+        await tab_to("Adapters")
+        await press("Enter")
+        await page.get_by_role("heading", name="Adapters", level=1).wait_for()
+        assert await page.locator(":focus").inner_text() == "Adapters"
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+async def test_a_phone_scrolls_in_one_direction(visit: Visit, locale: str) -> None:
+    async with visit("try", viewport={"width": 360, "height": 740}, locale=locale) as opened:
+        for view in VIEWS:
+            await opened.go(view)
+            await opened.page.locator(".view:visible .panel").first.wait_for()
+            wide = await opened.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 360, view
+
+
+async def test_words_do_not_move_what_is_around_them(visit: Visit) -> None:
+    """The answer grows inside the room that was kept for it."""
+    async with visit("try") as opened:
+        page = opened.page
+        await page.get_by_role("button", name="Use the sample").click()
+        await page.get_by_role("button", name="Ask", exact=True).click()
+        panel = page.get_by_role("region", name="Answer")
+        await panel.get_by_role("button", name="Stop").or_(panel.get_by_text("Done")).first.wait_for()
+        before = await page.get_by_test_id("answer").bounding_box()
+        await page.get_by_role("status").filter(has_text="Done").wait_for()
+        after = await page.get_by_test_id("answer").bounding_box()
+        assert before == after
+
+
+async def test_chinese_and_a_chosen_theme_last(visit: Visit) -> None:
+    async with visit("try", color_scheme="light") as opened:
+        page = opened.page
+        await page.get_by_role("button", name="中文").click()
+        await page.get_by_role("button", name="切换到深色主题").click()
+        for _ in range(2):
+            await page.get_by_role("heading", name="试用", level=1).wait_for()
+            assert await page.locator("html").get_attribute("lang") == "zh-Hans"
+            assert await page.locator("html").get_attribute("data-theme") == "dark"
+            assert await page.title() == "试用 · Overtone"
+            await page.reload()
+        for view in VIEWS:
+            await opened.go(view)
+            await page.locator(".view:visible .panel").first.wait_for()
+            assert "undefined" not in await page.locator("main").inner_text()
+
+
+async def test_a_key_is_asked_for_and_kept_in_the_tab(visit: Visit) -> None:
+    async with visit("adapters", key=False) as opened:
+        page = opened.page
+        dialog = page.get_by_role("dialog", name="This server asks for a key")
+        await dialog.get_by_label("API key").fill("wrong")
+        await page.keyboard.press("Enter")
+        await dialog.get_by_text("not one of this server's keys").wait_for()
+        await dialog.get_by_label("API key").fill(KEY)
+        await page.keyboard.press("Enter")
+        await page.get_by_role("article", name="nato").wait_for()
+        opened.complaints.clear()  # the browser notes the status 401
+        await page.reload()
+        await page.get_by_role("article", name="nato").wait_for()
+        assert await page.evaluate("localStorage.getItem('overtone.key')") is None

@@ -1,6 +1,10 @@
 """Real dimensions on a CUDA device: 4 layers of the 7B model in float32, and the whole of it in bfloat16."""
 
 import queue
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,14 @@ LIMITS = EngineLimits(
     encoder_cache_bytes=1 << 28,
 )
 NEW = 12
+DEVICE = "cuda"
 
 
 def build(layers: int, dtype: torch.dtype) -> LoadedModel:
     """The 7B dimensions with so many layers; larger random weights, so that answers differ."""
     sizes.SIZES["test"] = sizes.SIZES["7b"] | {"num_hidden_layers": layers}
     torch.manual_seed(0)
-    return sizes.random_weights("test", str(EMBEDDED_MODEL), torch.device("cuda"), dtype)
+    return sizes.random_weights("test", str(EMBEDDED_MODEL), torch.device(DEVICE), dtype)
 
 
 def engine_over(loaded: LoadedModel, root: Path) -> tuple[Engine, dict[str, Any], dict[str, Path]]:
@@ -50,15 +55,26 @@ def engine_over(loaded: LoadedModel, root: Path) -> tuple[Engine, dict[str, Any]
     return engine, adapters, folders
 
 
-def ask(engine: Engine, loaded: LoadedModel, wanted: list[Any]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Job:
+    """A clip, an adapter (none: the base), and how many tokens the answer has."""
+
+    clip: int
+    adapter: Any
+    new: int = NEW
+
+
+def ask(engine: Engine, loaded: LoadedModel, jobs: list[Job], pause: Callable[[], float] = lambda: 0.0) -> Any:
+    """The tokens of each answer; ``pause`` seconds lie between two requests."""
     queues = []
-    for index, adapter in enumerate(wanted):
-        clip = make_clip(loaded, index)
+    for job in jobs:
+        clip = make_clip(loaded, job.clip)
         events: queue.Queue[Any] = queue.Queue()
-        shares = (Share(adapter),) if adapter else ()
-        sampling = Sampling(max_new_tokens=NEW, ignore_eos=True)
+        shares = (Share(job.adapter),) if job.adapter else ()
+        sampling = Sampling(max_new_tokens=job.new, ignore_eos=True)
         engine.submit(Request(tuple(make_prompt(loaded, clip)), (clip,), shares, sampling, events.put))
         queues.append(events)
+        time.sleep(pause())
     answers = []
     for events in queues:
         tokens: list[int] = []
@@ -72,13 +88,13 @@ def ask(engine: Engine, loaded: LoadedModel, wanted: list[Any]) -> list[list[int
 @torch.inference_mode()
 def generate(model: Any, loaded: LoadedModel, index: int, new: int = NEW, **options: Any) -> Any:
     clip = make_clip(loaded, index)
-    ids = torch.tensor([make_prompt(loaded, clip)], device="cuda")
-    mel = clip.mel[None].cuda()
+    ids = torch.tensor([make_prompt(loaded, clip)], device=DEVICE)
+    mel = clip.mel[None].to(DEVICE)
     return model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         input_features=mel,
-        feature_attention_mask=torch.ones(1, mel.shape[2], dtype=torch.long, device="cuda"),
+        feature_attention_mask=torch.ones(1, mel.shape[2], dtype=torch.long, device=DEVICE),
         max_new_tokens=new,
         min_new_tokens=new,
         do_sample=False,
@@ -97,23 +113,31 @@ def peft_over(model: Any, folders: dict[str, Path]) -> Any:
     return peft.eval()
 
 
-def test_four_layers_in_float32_give_peft_s_token_ids(tmp_path):
+def test_four_layers_in_float32_give_peft_s_token_ids_whatever_joins_and_leaves(tmp_path):
+    """64 requests over 8 adapters and the base, some at once, some later, of many lengths; free pages hold NaN."""
     loaded = build(4, torch.float32)
     plain, peft_base = shell_of(loaded.model), shell_of(loaded.model)
     engine, adapters, folders = engine_over(loaded, tmp_path)
+    draw = random.Random(0)
+    jobs = [Job(clip, draw.choice([None, *adapters.values()]), draw.randint(2, NEW)) for clip in range(64)]
+
+    def poison() -> None:
+        cache = engine.runner.cache
+        cache.keys[:, : cache.null] = cache.values[:, : cache.null] = float("nan")
+
     engine.start()
-    wanted = [None, *adapters.values(), None]
     try:
-        answers = ask(engine, loaded, wanted)
+        engine.call(poison).result()
+        answers = ask(engine, loaded, jobs, lambda: draw.choice([0.0, 0.0, 0.02, 0.1]))
     finally:
         engine.close()
     peft = peft_over(peft_base, folders)
-    for index, (adapter, answer) in enumerate(zip(wanted, answers, strict=True)):
-        if adapter:
-            peft.set_adapter(adapter.name, inference_mode=True)
-        output = generate(peft if adapter else plain, loaded, index)
-        assert output[0, -NEW:].tolist() == answer, (index, adapter and adapter.name)
-    assert len({tuple(answer) for answer in answers}) > 5
+    for job, answer in zip(jobs, answers, strict=True):
+        if job.adapter:
+            peft.set_adapter(job.adapter.name, inference_mode=True)
+        output = generate(peft if job.adapter else plain, loaded, job.clip, job.new)
+        assert output[0, -job.new :].tolist() == answer, job
+    assert len({tuple(answer) for answer in answers}) > 32
 
 
 def test_all_layers_in_bfloat16_are_as_near_to_transformers_as_it_is_to_itself(tmp_path, capsys):
@@ -133,7 +157,7 @@ def test_all_layers_in_bfloat16_are_as_near_to_transformers_as_it_is_to_itself(t
     engine.runner._logits = spy  # type: ignore[method-assign]
     engine.start()
     try:
-        ask(engine, loaded, list(adapters.values()))
+        ask(engine, loaded, [Job(index, adapter) for index, adapter in enumerate(adapters.values())])
     finally:
         engine.close()
     peft = peft_over(peft_base, folders)
@@ -171,13 +195,13 @@ def errors(one: list[torch.Tensor], other: list[torch.Tensor]) -> list[float]:
 def step_logits(model: Any, loaded: LoadedModel, indices: list[int], **options: Any) -> list[torch.Tensor]:
     """Logits [rows, vocabulary] of each step of `generate`."""
     clips = [make_clip(loaded, index) for index in indices]
-    ids = torch.tensor([make_prompt(loaded, clip) for clip in clips], device="cuda")
-    mel = torch.stack([clip.mel for clip in clips]).cuda()
+    ids = torch.tensor([make_prompt(loaded, clip) for clip in clips], device=DEVICE)
+    mel = torch.stack([clip.mel for clip in clips]).to(DEVICE)
     output = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         input_features=mel,
-        feature_attention_mask=torch.ones(len(clips), mel.shape[2], dtype=torch.long, device="cuda"),
+        feature_attention_mask=torch.ones(len(clips), mel.shape[2], dtype=torch.long, device=DEVICE),
         max_new_tokens=NEW,
         min_new_tokens=NEW,
         do_sample=False,

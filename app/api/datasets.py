@@ -61,9 +61,8 @@ async def read_recording(
     """
     job = await to_thread.run_sync(jobs.get, id)
     limits = Limits(state.settings.max_audio_seconds, state.settings.max_upload_mb << 20)
-    data = await to_thread.run_sync(
-        _as_wav, _reported(job, name, state.settings.dataset_roots), limits, limiter=state.ears
-    )
+    file = await to_thread.run_sync(_reported, job, name, state.settings.dataset_roots)
+    data = await to_thread.run_sync(_as_wav, file, limits, limiter=state.ears)
     return Response(data, media_type="audio/wav")
 
 

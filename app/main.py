@@ -1,7 +1,6 @@
 """The HTTP service: `create_app` builds it without loading a model, `serve` runs it."""
 
 import asyncio
-import logging
 import math
 import signal
 from collections.abc import AsyncIterator
@@ -13,18 +12,22 @@ from fastapi import Depends, FastAPI
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
-from app import __version__
+from app import __version__, logs
 from app.api import adapters, classify, compare, datasets, generate, health, jobs, page, problems, status
-from app.api.auth import ApiKeys
+from app.api.access_log import AccessLog
+from app.api.auth import Guard
+from app.api.headers import DOCS, SecurityHeaders
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
 from app.api.openai import chat, models, transcriptions
 from app.api.problems import Faults
 from app.api.request_ids import RequestIds
 from app.api.state import AppState, stop
+from app.api.traces import TraceRequests, Traces
 from app.errors import NotReady
 from app.settings import Settings
 
+TITLE = "Overtone"
 DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
 
@@ -51,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app, without a model: that is loaded, and closed, by its lifespan."""
     settings = settings or Settings()
     state = AppState(settings)
+    traces = Traces(settings.otel_endpoint) if settings.otel_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,35 +63,45 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.draining = True
         await stop(running)
         await state.close()
+        if traces:
+            await asyncio.to_thread(traces.close)
 
     app = FastAPI(
-        title="Overtone",
+        title=TITLE,
         version=__version__,
         summary="One resident Qwen2-Audio model, many LoRA adapters, chosen per request.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
         separate_input_output_schemas=False,
+        docs_url=DOCS,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         # outermost first
         middleware=[
             Middleware(RequestIds),
+            *([Middleware(TraceRequests, traces=traces)] if traces else []),
+            Middleware(AccessLog),
+            Middleware(SecurityHeaders, title=TITLE),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
-            Middleware(ApiKeys, settings=settings),
+            Middleware(Guard, keyring=state.keyring, meter=state.meter),
             Middleware(BodyLimit, settings=settings),
         ],
     )
     app.state.overtone = state
     problems.install(app)
-    guarded = bool(settings.api_keys or settings.admin_keys)
-    # Checked in `ApiKeys`, before a body is read; named here so that /docs offers to enter a key.
+    # Checked in `Guard`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+    limited = problems.documented(403, 429)  # any route may be beyond a key's scopes or limits
     app.include_router(page.router)
     app.mount("/web", page.WebFiles())
     app.include_router(health.router)
-    routes = (generate, compare, classify, adapters, jobs, datasets, status, models, chat, transcriptions)
-    for router in (module.router for module in routes):
-        app.include_router(router, dependencies=keys if guarded else [])
+    guards = keys if state.keyring.guarded else []
+    for module in (generate, compare, classify, adapters, jobs, datasets, status):
+        app.include_router(module.router, dependencies=guards, responses=limited)
+    for module in (models, chat, transcriptions):  # these document their errors in OpenAI's shape
+        app.include_router(module.router, dependencies=guards)
     return app
 
 
@@ -96,7 +110,7 @@ def serve(settings: Settings) -> None:
 
     Raises NotReady when the model cannot be loaded.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_format)
     app = create_app(settings)
     state: AppState = app.state.overtone
     config = uvicorn.Config(
@@ -104,6 +118,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         log_config=None,
+        access_log=False,  # `AccessLog` tells more
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
     server = _Server(config, state)

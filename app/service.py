@@ -3,6 +3,7 @@
 The HTTP API and the command line both stand on it, so they answer alike.
 """
 
+import copy
 import itertools
 import logging
 import queue
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from app.access.caller import OPERATOR, Caller
 from app.audio import Limits, Receipt, decode
 from app.engine.engine import Engine
 from app.engine.grammar import Grammar
@@ -26,6 +28,7 @@ from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
 from app.model.random_weights import RANDOM, random_weights
 from app.registry.registry import Adapter, Registry
+from app.registry.visible import VisibleRegistry
 from app.settings import EMBEDDED_MODEL, Settings
 
 log = logging.getLogger(__name__)
@@ -39,14 +42,14 @@ class Service:
     def __init__(self, settings: Settings, loaded: LoadedModel, registry: Registry, engine: Engine) -> None:
         self.settings = settings
         self.loaded = loaded
-        self.registry = registry
+        self.registry = VisibleRegistry(registry, OPERATOR)
         self.engine = engine
         self.features = FeatureExtractor(loaded.processor, settings.long_audio)
         self.prompts = PromptRenderer(loaded.processor)
         vocabulary = loaded.model.config.get_text_config().vocab_size
         self.grammars = Grammars(loaded.processor, vocabulary, self.prompts.eos_ids)
         self.heads = Heads(registry)
-        self.active: str | None = None
+        self._selected: dict[str | None, str] = {}  # by tenant; of None: everybody's who has not chosen
         self.fingerprint = engine.fingerprint().result()
 
     @classmethod
@@ -75,6 +78,48 @@ class Service:
         engine.start()
         return cls(settings, loaded, registry, engine)
 
+    def seen_by(self, caller: Caller) -> "Service":
+        """The same service with the adapters that this caller sees, and its tenant's selection."""
+        seen = copy.copy(self)
+        seen.registry = VisibleRegistry(self.registry.whole, caller)
+        return seen
+
+    @property
+    def active(self) -> str | None:
+        """The adapter or mix of requests that name none: the tenant's choice, or everybody's where it is seen."""
+        chosen = self._selected.get(self.registry.caller.tenant)
+        if chosen is None:
+            chosen = self._selected.get(None, BASE)
+            if not self.registry.caller.sees_all and not set(names_of(chosen)) <= set(self.registry.names()):
+                return None
+        return None if chosen == BASE else chosen
+
+    def select(self, adapter: str) -> str | None:
+        """Make it the active one; `base` is none. What is active now.
+
+        Raises AdapterNotFound, AdapterRejected, or BadRequest for what cannot be everybody's.
+        """
+        shares = self.shares(adapter)
+        tenant = self.registry.caller.tenant
+        if tenant is None and (owned := [s.adapter.name for s in shares if s.adapter.manifest.owner]):
+            raise BadRequest(f"{owned[0]!r} belongs to a tenant, so it cannot answer everybody; use that tenant's key.")
+        self._selected[tenant] = adapter
+        return self.active
+
+    def deselect(self, name: str | None = None) -> None:
+        """No adapter is active any more; with ``name``, only where that one was.
+
+        For a tenant this ends its own choice, else everybody's and that of all tenants.
+        """
+        tenant = self.registry.caller.tenant
+        if tenant is not None:
+            if name is None or name in names_of(self.active or BASE):
+                self._selected[tenant] = BASE
+            return
+        for whose, chosen in list(self._selected.items()):
+            if name is None or name in names_of(chosen):
+                self._selected[whose] = BASE
+
     def close(self) -> None:
         """Let running requests end within the drain time, then stop."""
         self.engine.drain(self.settings.drain_seconds)
@@ -85,7 +130,9 @@ class Service:
 
         Raises AudioError, TooLarge or BadRequest.
         """
-        limits = Limits(self.settings.max_audio_seconds, self.settings.max_upload_mb << 20)
+        limits = Limits(
+            self.settings.max_audio_seconds, self.settings.max_upload_mb << 20, self.settings.max_decode_seconds
+        )
         recording = decode(data, rate=self.features.sample_rate, limits=limits, filename=filename)
         clips = self.features.clips(recording)
         heard = len(recording.samples) / recording.sample_rate
@@ -172,13 +219,18 @@ class Service:
     def unload(self, name: str | None = None) -> tuple[list[str], str]:
         """Back to the base model: clear the active adapter, free the slots; (freed uids, fingerprint now).
 
-        With ``name``, that adapter alone. Running requests end on what they began with.
+        With ``name``, that adapter alone. Running requests end on what they began with. A caller that does not
+        see all frees the slots of what it may change, and leaves others theirs.
         """
         if name is not None:
             self.registry.get(name)
-        if name is None or (self.active and name in names_of(self.active)):
-            self.active = None
-        freed = self.engine.free_slots(name).result()
+        self.deselect(name)
+        caller = self.registry.caller
+        if caller.sees_all:
+            freed = self.engine.free_slots(name).result()
+        else:
+            own = [a.name for a in self.registry.all() if caller.may_change(a.name, a.manifest.owner)]
+            freed = [uid for one in own if name in (None, one) for uid in self.engine.free_slots(one).result()]
         return freed, self.engine.fingerprint().result()
 
     def _share(self, part: str) -> Share:

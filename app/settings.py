@@ -58,12 +58,17 @@ class Settings(BaseSettings):
 
     long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
     max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
+    max_decode_seconds: float = Field(10.0, gt=0, description="CPU time for decoding one recording")
     max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters and data sets aside")
+
+    log_format: Literal["text", "json"] = Field("text", description="text for people, json for machines")
+    otel_endpoint: str | None = Field(None, description="OTLP/HTTP address for traces; none: off")
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
     admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
+    keys_file: Path | None = Field(None, description="keys with scopes, tenants and limits; see `overtone keys`")
 
     @field_validator("adapter_roots", "adapter_sources", "dataset_roots", "api_keys", "admin_keys", mode="before")
     @classmethod
@@ -74,6 +79,6 @@ class Settings(BaseSettings):
 
     def for_children(self) -> dict[str, str]:
         """The environment of a child process: this one's, on the same device, without the keys."""
-        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS"}
+        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"}
         kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         return kept | {"OVERTONE_DEVICE": self.device}

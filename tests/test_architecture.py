@@ -13,20 +13,26 @@ ROOT = Path(__file__).parents[1]
 # Each room and the rooms it may import; `errors` may be imported by all.
 ALLOWED = {
     "app.errors": set(),
+    "app.access": set(),
+    "app.logs": set(),
     "app.settings": set(),
     "app.audio": set(),
     "app.model": {"app.audio"},
-    "app.registry": {"app.model"},
+    "app.registry": {"app.access", "app.model"},
     "app.engine": {"app.audio", "app.model", "app.registry"},
-    "app.service": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings"},
+    "app.service": {"app.access", "app.audio", "app.model", "app.registry", "app.engine", "app.settings"},
     "app.bench": {"app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service"},
-    "app.jobs": {"app.audio", "app.registry"},
-    "app.api": {"app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service"},
+    "app.jobs": {"app.access", "app.audio", "app.registry"},
+    "app.api": {
+        "app.access", "app.audio", "app.logs", "app.model", "app.registry", "app.engine", "app.jobs",
+        "app.settings", "app.service",
+    },
     "app.main": {
-        "app.audio", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service", "app.api",
+        "app.audio", "app.logs", "app.model", "app.registry", "app.engine", "app.jobs", "app.settings", "app.service",
+        "app.api",
     },
     "app.cli": {
-        "app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service", "app.main",
+        "app.access", "app.audio", "app.model", "app.registry", "app.engine", "app.settings", "app.service", "app.main",
         "app.bench",
     },
     "training": {"app.audio", "app.model", "app.registry", "app.settings"},

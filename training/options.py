@@ -49,6 +49,7 @@ class TrainOptions(BaseModel):
 
     data: str = Field(description="JSONL, CSV, folder or Hugging Face dataset")
     name: str = Field(description="name of the adapter in the registry")
+    owner: str | None = Field(None, description="the tenant that the adapter belongs to; default: everybody")
     validation: str | None = Field(None, description="data held out; default: a share of the rows, by audio")
     validation_share: float = Field(0.1, gt=0, lt=1)
     audio_roots: tuple[str, ...] = Field((), description="folders that recordings must lie under; none: anywhere")

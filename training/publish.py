@@ -27,12 +27,13 @@ def open_registry(root: Path, spec: BaseSpec, settings: Settings) -> Registry:
 
 
 def publish(registry: Registry, folder: Path, options: TrainOptions, data: Data, metrics: Mapping[str, Any]) -> Adapter:
-    """Make the adapter in ``folder`` the next version of its name. Raises AdapterRejected, StorageError."""
+    """Make the adapter in ``folder`` the next version of its name. Raises AdapterRejected, StorageError, Conflict."""
     prompts = [row.prompt for row in data.train]
     return registry.publish(
         folder,
         options.name,
         replace=True,
+        owner=options.owner,
         method=options.method,
         metrics=dict(metrics),
         dataset_fingerprint=data.fingerprint,

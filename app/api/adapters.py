@@ -13,12 +13,12 @@ from app.api.problems import documented
 from app.api.state import Ready, State
 from app.api.uploads import Workspace
 from app.engine.engine import Engine
-from app.errors import AdapterNotFound, BadRequest, Conflict
+from app.errors import BadRequest, Conflict, Forbidden
 from app.registry.archive import pack
 from app.registry.manifest import Manifest
 from app.registry.registry import Adapter
 from app.registry.validate import Report
-from app.service import BASE, Service, is_head, names_of
+from app.service import Service, is_head, names_of
 
 router = APIRouter(tags=["adapters"])
 Name = Annotated[str, Path(description="name of the adapter", examples=["nato"])]
@@ -112,7 +112,7 @@ def get_adapter(name: Name, service: Ready, state: State) -> AdapterView:
 @router.post(
     "/adapters",
     status_code=201,
-    responses=documented(401, 403, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 503),
     openapi_extra={"requestBody": uploads.BODY},
 )
 async def add_adapter(request: Request, folder: Workspace, service: Ready, state: State) -> AdapterView:
@@ -125,7 +125,7 @@ async def add_adapter(request: Request, folder: Workspace, service: Ready, state
     curl localhost:8000/adapters --json '{"name": "nato", "source": "hf://my-org/qwen2-audio-nato"}'
     ```
     """
-    asked = await uploads.receive(request, folder, state.settings)
+    asked = await uploads.receive(request, folder, state.settings, service.registry.caller)
 
     def publish() -> AdapterView:
         adapter = service.registry.publish(folder, asked.name, replace=asked.replace)
@@ -140,12 +140,8 @@ def remove_adapter(name: Name, service: Ready) -> Removed:
 
     Running requests end on what they began with.
     """
-    known = {*service.registry.names(), *service.registry.broken()}
-    if name not in known:  # asked here, since a name that is none (`..`) must not reach the file system
-        raise AdapterNotFound(name, known)
     service.registry.remove(name)
-    if service.active and name in names_of(service.active):
-        service.active = None
+    service.deselect(name)
     _pin(service.engine, name, False)
     service.engine.free_slots(name).result()
     return Removed(removed=name, active=service.active)
@@ -157,12 +153,10 @@ def select_adapter(name: Name, service: Ready) -> Selected:
 
     A mix (`a:0.7,b:0.3`) can be selected too; `base` selects none.
     """
-    service.shares(name)
-    service.active = None if name == BASE else name
-    return Selected(active=service.active)
+    return Selected(active=service.select(name))
 
 
-@router.post("/adapters/{name}/pin", responses=documented(401, 403, 404, 409, 422, 503))
+@router.post("/adapters/{name}/pin", responses=documented(400, 401, 403, 404, 409, 422, 503))
 def pin_adapter(
     name: Name, service: Ready, state: State, body: Annotated[PinBody | None, Body()] = None
 ) -> AdapterView:
@@ -171,13 +165,15 @@ def pin_adapter(
     `curl -X POST localhost:8000/adapters/nato/pin`
     """
     adapter = service.registry.get(name)
+    if service.registry.caller.tenant is not None:
+        raise Forbidden("Slots are shared by all tenants; only a key of no tenant may pin an adapter.")
     if is_head(adapter):
         raise BadRequest(f"{name!r} is a classification head: it takes no slot, so there is nothing to pin.")
     _pin(service.engine, name, (body or PinBody()).pinned)
     return view(service, state.metrics, adapter)
 
 
-@router.post("/adapters/{name}/rollback", responses=documented(401, 403, 404, 422, 503))
+@router.post("/adapters/{name}/rollback", responses=documented(400, 401, 403, 404, 422, 503))
 def roll_back_adapter(
     name: Name, service: Ready, state: State, body: Annotated[RollbackBody | None, Body()] = None
 ) -> AdapterView:
@@ -186,9 +182,12 @@ def roll_back_adapter(
     return view(service, state.metrics, adapter)
 
 
-@router.get("/adapters/{name}/download", response_class=FileResponse, responses=ZIP | documented(401, 404, 422, 503))
+@router.get(
+    "/adapters/{name}/download", response_class=FileResponse, responses=ZIP | documented(401, 403, 404, 422, 503)
+)
 def download_adapter(name: Name, folder: Workspace, service: Ready) -> FileResponse:
     """The current version as a zip: `curl -OJ localhost:8000/adapters/nato/download`."""
+    service.registry.check_change(name)  # its weights are its owner's to give away
     adapter = service.registry.get(name)
     target = folder / f"{adapter.name}-{adapter.version}.zip"
     with target.open("wb") as file:
@@ -196,7 +195,7 @@ def download_adapter(name: Name, folder: Workspace, service: Ready) -> FileRespo
     return FileResponse(target, media_type="application/zip", filename=target.name)
 
 
-@router.post("/unload", responses=documented(401, 403, 404, 422, 503))
+@router.post("/unload", responses=documented(400, 401, 403, 404, 422, 503))
 def unload(service: Ready, body: Annotated[UnloadBody | None, Body()] = None) -> Unloaded:
     """Back to the base model: no adapter is active, the slots are free: `curl -X POST localhost:8000/unload`.
 

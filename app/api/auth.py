@@ -1,58 +1,113 @@
-"""Optional API keys. Checked before a body is read; a route is guarded unless it is listed as open."""
+"""Keys, scopes and limits, checked before a body is read. A route is guarded unless it is listed as open."""
 
-import hmac
-from collections.abc import Sequence
+from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.access.caller import Caller
+from app.access.caller import Scope as KeyScope
+from app.access.keyring import Keyring
+from app.access.meter import Meter
 from app.api.problems import problem_response
 from app.errors import Forbidden, OvertoneError, Unauthorized
-from app.settings import Settings
 
-OPEN = frozenset({"/", "/health", "/ready"})
-PAGE = "/web/"  # its files, before a key has been entered
-# what changes or trains adapters: these paths with any method that is not safe
-ADMIN = ("/adapters", "/unload", "/training", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+OPEN = frozenset({"/health", "/ready"})
+# The page's own files, which hold nothing secret; what it asks for needs a key like any other request
+OPEN_FILES = ("/", "/web/")
+ADAPTERS = ("/adapters", "/unload", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+TRAINING = ("/training",)
+# They name every adapter, or read what the server's own accounts may read
+WHOLE = frozenset({"/metrics", "/status", "/training/datasets", "/v1/load_lora_adapter"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class ApiKeys:
-    """ASGI middleware. Without admin keys, an API key is good for everything."""
+def scope_of(method: str, path: str) -> KeyScope | Literal["any"] | None:
+    """The scope that a key needs, ``any`` of them, or None where no key is asked for."""
+    safe = method in SAFE_METHODS
+    if path in OPEN or (safe and (path == OPEN_FILES[0] or path.startswith(OPEN_FILES[1]))):
+        return None
+    if _below(path, TRAINING):
+        return "train"
+    if _below(path, ADAPTERS) and (not safe or path.endswith("/download")):
+        return "adapters"
+    return "any" if safe else "infer"
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+
+class Guard:
+    """ASGI middleware: finds the caller (`request.state.caller`), or refuses with 401, 403 or 429."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, meter: Meter) -> None:
         self._app = app
-        self._api_keys = settings.api_keys
-        self._admin_keys = settings.admin_keys
+        self._keyring = keyring
+        self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._refusal(scope) if scope["type"] == "http" else None
-        if error:
-            await problem_response(error, scope)(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> OvertoneError | None:
+            return
+        if scope["type"] != "http":  # nothing here speaks WebSocket, and what does would have to ask for a key
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in OPEN or path.startswith(PAGE):
-            return None
-        admin = bool(self._admin_keys) and scope["method"] not in SAFE_METHODS and _is_admin(path)
-        if not admin and not self._api_keys:
-            return None
-        key = _key_of(Headers(scope=scope))
-        if key is None:
-            return Unauthorized("This server asks for a key: send `Authorization: Bearer <key>` or `X-API-Key: <key>`.")
-        # both are always compared, so that time tells nothing about which keys exist
-        is_admin, is_user = _matches(key, self._admin_keys), _matches(key, self._api_keys)
-        if is_admin or (is_user and not admin):
-            return None
-        if is_user:
-            return Forbidden("This key may use adapters, but neither change nor train them; use an admin key.")
-        return Unauthorized("The key is not one of this server's keys.")
+        needed = scope_of(scope["method"], path)
+        passed_on = False
+        try:
+            caller = self._caller(Headers(scope=scope), needed)
+            _check(caller, needed, path)
+            scope.setdefault("state", {})["caller"] = caller
+            if not self._keyring.guarded:
+                _refuse_other_sites(scope)
+            if needed is None:
+                passed_on = True
+                await self._app(scope, receive, send)
+                return
+            with self._meter.admitted(caller):
+                passed_on = True
+                await self._app(scope, receive, send)
+        except OvertoneError as error:
+            if passed_on:
+                raise
+            await problem_response(error, scope)(scope, receive, send)
+
+    def _caller(self, headers: Headers, needed: str | None) -> Caller:
+        """Raises Unauthorized for a key that is none, except where none is needed."""
+        key = _key_of(headers)
+        caller = self._keyring.find(key) if key is not None else None
+        if caller is None and key is not None and needed is not None and self._keyring.guarded:
+            raise Unauthorized("The key is not one of this server's keys.")
+        return caller or self._keyring.anonymous
 
 
-def _is_admin(path: str) -> bool:
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in ADMIN)
+def _check(caller: Caller, needed: str | None, path: str) -> None:
+    """Raises Unauthorized or Forbidden unless the caller may do this."""
+    if needed is not None and not (caller.scopes if needed == "any" else needed in caller.scopes):
+        if caller.key == "anonymous":
+            raise Unauthorized("This server asks for a key: send `Authorization: Bearer <key>` or `X-API-Key: <key>`.")
+        raise Forbidden(f"This key lacks the scope `{needed}`; it has: {', '.join(sorted(caller.scopes))}.")
+    if path in WHOLE and not caller.sees_all:
+        raise Forbidden(f"{path} is for keys of no tenant that see every adapter.")
+
+
+def _refuse_other_sites(scope: Scope) -> None:
+    """Raises Forbidden for what a page of another site makes a browser send.
+
+    A server without keys trusts whoever reaches it: that must not be any page that its user opens
+    (https://owasp.org/www-community/attacks/csrf).
+    """
+    headers = Headers(scope=scope)
+    if scope["method"] in SAFE_METHODS:
+        return
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    foreign = site in ("cross-site", "same-site")
+    if site is None and origin is not None:
+        foreign = origin.partition("://")[2] != headers.get("host")
+    if foreign:
+        raise Forbidden("A page of another site sent this; set OVERTONE_API_KEYS and send a key to allow it.")
+
+
+def _below(path: str, tops: tuple[str, ...]) -> bool:
+    return any(path == top or path.startswith(f"{top}/") for top in tops)
 
 
 def _key_of(headers: Headers) -> str | None:
@@ -60,9 +115,3 @@ def _key_of(headers: Headers) -> str | None:
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
     return headers.get("x-api-key") or None
-
-
-def _matches(key: str, keys: Sequence[str]) -> bool:
-    """Constant-time over all keys, without leaving at the first match."""
-    found = [hmac.compare_digest(key.encode(), known.encode()) for known in keys]
-    return any(found)

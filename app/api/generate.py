@@ -29,7 +29,10 @@ EITHER: dict[str, Any] = {
     "description": "The answer; with `stream=true`, events `token`, then `done` (the whole answer) or `error`.",
     "content": {"text/event-stream": {"example": STREAM_EXAMPLE}},
 }
-RESPONSES: dict[int | str, dict[str, Any]] = {200: EITHER, **documented(401, 404, 413, 415, 422, 429, 500, 503, 504)}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: EITHER,
+    **documented(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504),
+}
 
 
 @router.post("/generate", response_model=Answer, response_model_exclude_none=True, responses=RESPONSES)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app import __version__
 from app.api.problems import documented
-from app.api.state import Ready, State
+from app.api.state import State
 
 router = APIRouter(tags=["health"])
 
@@ -54,8 +54,9 @@ async def health() -> Health:
 
 
 @router.get("/ready", responses=documented(503))
-def ready(service: Ready) -> Readiness:
+def ready(state: State) -> Readiness:
     """Can requests be answered? 503 while the model is loaded and while the server drains; needs no key."""
+    service = state.ready()  # the same for everybody: counts, and the selection that is everybody's
     engine, loaded = service.engine, service.loaded
     memory = engine.memory
     return Readiness(
@@ -82,7 +83,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/metrics", response_class=Response, responses=METRICS | documented(401))
+@router.get("/metrics", response_class=Response, responses=METRICS | documented(401, 403))
 def metrics(state: State) -> Response:
-    """Counters, gauges and histograms in Prometheus' text format."""
+    """Counters, gauges and histograms in Prometheus' text format. They name all adapters: for keys of no tenant."""
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ from app.api.problems import InvalidFields, invalid_fields
 from app.errors import BadRequest
 from app.jobs.dataset import allowed_dataset, unpack_dataset
 from app.jobs.job import Job, Options, Word
-from app.jobs.runner import Jobs
+from app.jobs.visible import VisibleJobs
 from app.registry.entries import ArchiveLimits
 from app.registry.manifest import Method
 from app.registry.registry import check_name
@@ -118,10 +118,11 @@ BODY: dict[str, Any] = {
 }
 
 
-async def receive(request: Request, jobs: Jobs, settings: Settings) -> Job:
+async def receive(request: Request, jobs: VisibleJobs, settings: Settings) -> Job:
     """Queue what a request asks for, by its content type."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
+        jobs.caller.check_sources()
         return await to_thread.run_sync(_from_json, await request.body(), jobs, settings)
     if kind != "multipart/form-data":
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `dataset`.")
@@ -129,7 +130,7 @@ async def receive(request: Request, jobs: Jobs, settings: Settings) -> Job:
         return await to_thread.run_sync(_from_form, form, jobs, settings)
 
 
-def _from_json(body: bytes, jobs: Jobs, settings: Settings) -> Job:
+def _from_json(body: bytes, jobs: VisibleJobs, settings: Settings) -> Job:
     try:
         wanted = NewJob.model_validate_json(body or b"{}")
     except ValidationError as error:
@@ -143,7 +144,7 @@ def _from_json(body: bytes, jobs: Jobs, settings: Settings) -> Job:
         return jobs.submit(identity, options, shared or str(allowed_dataset(named, settings.dataset_roots)))
 
 
-def _from_form(form: FormData, jobs: Jobs, settings: Settings) -> Job:
+def _from_form(form: FormData, jobs: VisibleJobs, settings: Settings) -> Job:
     # a repeated field arrives comma-separated: right for lists, refused for the others
     texts = {key: ",".join(_text(value) for value in form.getlist(key)) for key in form}
     try:

@@ -18,8 +18,8 @@ from app.errors import NotFound
 from app.jobs.events import Tail
 from app.jobs.job import Job, Options, Told
 from app.jobs.job import State as JobState
-from app.jobs.runner import Jobs
 from app.jobs.store import tail
+from app.jobs.visible import VisibleJobs
 
 router = APIRouter(tags=["training"])
 Identity = Annotated[str, Path(description="id of the job", examples=["20261124-101500-1f2e3d4c"])]
@@ -68,7 +68,7 @@ class JobList(BaseModel):
 @router.post(
     "/training/jobs",
     status_code=202,
-    responses=documented(401, 403, 409, 413, 422, 503, 507),
+    responses=documented(400, 401, 403, 409, 413, 422, 503, 507),
     openapi_extra={"requestBody": job_forms.BODY},
 )
 async def create_job(request: Request, jobs: JobRunner, state: State) -> JobView:
@@ -156,7 +156,7 @@ def cancel_job(
     return view(jobs, jobs.purge(id) if purge else jobs.cancel(id))
 
 
-def view(jobs: Jobs, job: Job) -> JobView:
+def view(jobs: VisibleJobs, job: Job) -> JobView:
     """Everything known of a job at this moment."""
     facts = {name: getattr(job, name) for name in JobView.model_fields if hasattr(job, name)}
     return JobView(
@@ -167,7 +167,7 @@ def view(jobs: Jobs, job: Job) -> JobView:
     )
 
 
-async def _follow(jobs: Jobs, state: AppState, identity: str, after: int) -> AsyncIterator[str]:
+async def _follow(jobs: VisibleJobs, state: AppState, identity: str, after: int) -> AsyncIterator[str]:
     """Each event under its number in the file. Ends when the service drains, so as not to hold it up."""
     lines = Tail(jobs.store.events(identity))
     while not state.draining:

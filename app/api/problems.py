@@ -172,5 +172,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         told.args = (f"{request.method} is not for {path}; use {allowed}.",)
     elif error.status_code == HTTPStatus.BAD_REQUEST:
         told.code = "malformed_body"
-        told.args = (f"The body cannot be read: {error.detail} Send multipart/form-data, as `curl -F` does.",)
+        json = request.headers.get("content-type", "").startswith("application/json")
+        wanted = "JSON in UTF-8" if json else "multipart/form-data, as `curl -F` does"
+        told.args = (f"The body cannot be read: {error.detail.rstrip('.')}. Send {wanted}.",)
     return problem_response(told, request.scope, error.headers)

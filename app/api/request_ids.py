@@ -1,10 +1,12 @@
-"""An id for every request, in `X-Request-Id` and in every problem: the client's own if it is sane."""
+"""An id for every request, in `X-Request-Id` and in every problem and log line: the client's own if it is sane."""
 
 import re
 import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.logs import REQUEST_ID
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # nothing that could forge a log line or a header
 
@@ -22,6 +24,7 @@ class RequestIds:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE.fullmatch(sent) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

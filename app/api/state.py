@@ -11,6 +11,9 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from app.access.caller import Caller
+from app.access.keyring import Keyring
+from app.access.meter import Meter
 from app.api.journal import Journal
 from app.api.metrics import Metrics
 from app.api.tickets import Desk
@@ -19,6 +22,7 @@ from app.jobs.command import training_command
 from app.jobs.memory import shortage_on
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
+from app.jobs.visible import VisibleJobs
 from app.service import Service
 from app.settings import Settings
 
@@ -45,6 +49,8 @@ class AppState:
         self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()
+        self.keyring = Keyring(settings.api_keys, settings.admin_keys, settings.keys_file)
+        self.meter = Meter()
         self.journal = Journal()
         self.begun = time.monotonic()
 
@@ -75,9 +81,10 @@ class AppState:
             self.jobs = jobs
 
     async def watch(self) -> None:
-        """Look at the registry folder now and then; an error is logged and the watch goes on."""
+        """Look at the keys file and the registry folder now and then; an error is logged and the watch goes on."""
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
+            await asyncio.to_thread(self.keyring.refresh)
             if self.service is None:
                 continue
             try:
@@ -143,20 +150,29 @@ def _state(request: Request) -> AppState:
 State = Annotated[AppState, Depends(_state)]
 
 
-def _service(state: State) -> Service:
-    return state.ready()
+def caller_of(request: Request) -> Caller:
+    """Who asks, as `Guard` found it."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+Who = Annotated[Caller, Depends(caller_of)]
+
+
+def _service(state: State, caller: Who) -> Service:
+    return state.ready().seen_by(caller)
 
 
 Ready = Annotated[Service, Depends(_service)]
 
 
-def _jobs(state: State, service: Ready) -> Jobs:
+def _jobs(state: State, service: Ready) -> VisibleJobs:
     if state.jobs is None:
         raise NotReady(state.jobs_failure)
-    return state.jobs
+    return VisibleJobs(state.jobs, service.registry)
 
 
-JobRunner = Annotated[Jobs, Depends(_jobs)]
+JobRunner = Annotated[VisibleJobs, Depends(_jobs)]
 
 
 async def _desk(state: State, service: Ready) -> AsyncIterator[Desk]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
+from app.api import traces
 from app.api.metrics import Metrics
 from app.engine.grammar import Grammar
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
@@ -45,6 +46,7 @@ class Ticket:
         self.question = question
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._trace = traces.CURRENT.get()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self.request: Request | None = None
 
@@ -79,6 +81,8 @@ class Ticket:
 
     def _arrive(self, event: Event) -> None:
         if isinstance(event, Done | Failed):
+            if self._trace is not None:
+                self._trace.answered(self.question.shares, event)
             self._metrics.ended(self.question.shares, event, self.question.heard_s, self.question.audio_seconds)
         self._events.put_nowait(event)
 

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from app.access.caller import Caller
 from app.api.problems import InvalidFields, invalid_fields
 from app.errors import BadRequest
 from app.registry.archive import OWN, unpack
@@ -125,10 +126,11 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
     return Uploaded(name=wanted.name, replace=wanted.replace)
 
 
-async def receive(request: Request, folder: Path, settings: Settings) -> Uploaded:
+async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:
     """What a request brings, by its content type."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
+        caller.check_sources()
         return await to_thread.run_sync(receive_json, await request.body(), folder, settings)
     if kind != "multipart/form-data":
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")

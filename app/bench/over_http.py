@@ -9,46 +9,43 @@ import httpx
 import numpy as np
 import soundfile
 
-from app.bench.measure import Trace
 from app.bench.workload import WORDS, Case
 
 RATE = 16_000
 
 
-def stream_all(url: str, case: Case, seconds: float, new_tokens: int) -> Trace:
-    """Stream all requests of a case at once from ``url``; when each token arrived here."""
+def tokens_per_second(url: str, case: Case, seconds: float, new_tokens: int) -> float:
+    """Stream all requests of a case at once from ``url``: all tokens over the time until the last answer's end."""
     return asyncio.run(_stream_all(url, case, seconds, new_tokens))
 
 
-async def _stream_all(url: str, case: Case, seconds: float, new_tokens: int) -> Trace:
+async def _stream_all(url: str, case: Case, seconds: float, new_tokens: int) -> float:
     recordings = [_recording(index, seconds) for index in range(case.requests)]
-    found = Trace([[] for _ in recordings])
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         begun = time.perf_counter()
-        await asyncio.gather(
+        tokens = await asyncio.gather(
             *(
-                _stream(client, recording, case.adapter_of(index) or "base", new_tokens, begun, found.tokens[index])
+                _stream(client, recording, case.adapter_of(index) or "base", new_tokens)
                 for index, recording in enumerate(recordings)
             )
         )
-    return found
+        return sum(tokens) / (time.perf_counter() - begun)
 
 
-async def _stream(
-    client: httpx.AsyncClient, recording: bytes, adapter: str, new_tokens: int, begun: float, times: list[float]
-) -> None:
+async def _stream(client: httpx.AsyncClient, recording: bytes, adapter: str, new_tokens: int) -> int:
+    """Tokens of one answer, as its last event counts them."""
     form = {"prompt": WORDS, "adapter": adapter, "max_new_tokens": str(new_tokens), "stream": "true"}
+    kind, data = "", {}
     async with client.stream("POST", "/generate", data=form, files={"audio": recording}) as answer:
         answer.raise_for_status()
-        kind = ""
         async for line in answer.aiter_lines():
             if line.startswith("event: "):
                 kind = line.removeprefix("event: ")
-            elif line.startswith("data: ") and kind == "token":
-                times.append(time.perf_counter() - begun)
-            elif line.startswith("data: ") and kind == "error":
-                raise RuntimeError(json.loads(line.removeprefix("data: "))["detail"])
+            elif line.startswith("data: ") and kind != "token":
+                data = json.loads(line.removeprefix("data: "))
+    if kind != "done":
+        raise RuntimeError(data.get("detail", "the stream ended before its answer"))
+    return int(data["usage"]["completion_tokens"])
 
 
 def _recording(seed: int, seconds: float) -> bytes:

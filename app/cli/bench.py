@@ -83,7 +83,7 @@ def bench(
         with tempfile.TemporaryDirectory() as folder:
             _run(report, settings, random_weights, cases, new_tokens, repeats, latency, Path(folder))
             if through_http:
-                _over_http(report, settings, random_weights, through_http, Path(folder))
+                _over_http(report, settings, random_weights, through_http, new_tokens, Path(folder))
         if as_json:
             print_json(report.as_dict())
 
@@ -166,17 +166,18 @@ def _service(
         service.close()
 
 
-def _over_http(report: Report, settings: "Settings", size: str | None, case: "Case", folder: Path) -> None:
+def _over_http(
+    report: Report, settings: "Settings", size: str | None, case: "Case", new_tokens: int, folder: Path
+) -> None:
     """The case through a server of its own, and how long that took to start."""
     import time
 
-    from app.bench.over_http import stream_all
+    from app.bench.over_http import tokens_per_second
     from app.cli.process import ServerProcess
-    from app.errors import BadRequest
 
     _free()
     own = next(
-        result.decode_rate for result in report.results if result.case == str(case) and result.system == "Overtone"
+        result.total_rate for result in report.results if (result.case, result.system) == (str(case), "Overtone")
     )
     options = ["--model", f"random:{size}" if size else settings.model, "--adapters", str(folder / "registry")]
     options += ["--device", settings.device, "--dtype", settings.dtype]
@@ -185,13 +186,11 @@ def _over_http(report: Report, settings: "Settings", size: str | None, case: "Ca
         server.wait_ready(600)
         report.add([("process start until ready", time.perf_counter() - begun, "s")])
         seconds = case.seconds or 30.0
-        stream_all(server.url, case, seconds, 2)
-        rate = stream_all(server.url, case, seconds, 128 + case.requests).decode_rate
+        tokens_per_second(server.url, case, seconds, 2)
+        rate = tokens_per_second(server.url, case, seconds, new_tokens)
         server.stop()
-    if rate == 0.0:
-        raise BadRequest("Answers ended before all had begun, so --http found no rate; use --random-weights.")
     report.add(
-        [(f"{case} through HTTP, streaming", rate, "tokens/s"), ("share of the engine's own rate", rate / own, "")]
+        [(f"{case} through HTTP, whole answers", rate, "tokens/s"), ("share of the engine's own", rate / own, "")]
     )
 
 

@@ -1,6 +1,7 @@
 """`overtone demo`: the whole story on a real recording, checked step by step."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from app.cli.client import Client
 
 CLIP = Path(__file__).parents[1] / "web" / "demo.flac"
-ADAPTERS = Path(__file__).parents[2] / "adapters"
+CHECKOUT, INSTALLED = Path(__file__).parents[2] / "adapters", Path(sys.prefix) / "share" / "overtone" / "adapters"
+ADAPTERS = INSTALLED if INSTALLED.is_dir() and not CHECKOUT.is_dir() else CHECKOUT
 SAID = "go forward ten meters"
 PROMPT = "Transcribe the audio."
 ADAPTER = "command-json"

@@ -6,6 +6,7 @@ from app.cli.adapters import app as adapters
 from app.cli.bench import bench
 from app.cli.demo import demo
 from app.cli.generate import generate
+from app.cli.keys import app as keys
 from app.cli.serve import serve
 from app.cli.training import PASSED_ON, compare_methods, sample_data, train
 
@@ -24,6 +25,7 @@ app.command()(bench)
 for program in (train, compare_methods, sample_data):
     app.command(program.__name__.replace("_", "-"), context_settings=PASSED_ON)(program)
 app.add_typer(adapters, name="adapters")
+app.add_typer(keys, name="keys")
 
 
 @app.callback(invoke_without_command=True)

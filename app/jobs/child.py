@@ -30,7 +30,7 @@ class Child:
         """Run a command in a session of its own, its output appended to ``log``. Raises OSError."""
         with log.open("ab") as output:
             popen = subprocess.Popen(
-                ["nice", "-n", str(NICENESS), *command],
+                ["nice", "-n", str(NICENESS), *command],  # noqa: S607, nice of the PATH
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -37,4 +37,6 @@ def training_command(job: Job, store: JobStore, registry: Path, model: str, root
         value = getattr(options, key)
         if value is not None:
             words += ["--set", f"{key}={value}"]
+    if job.owner is not None:
+        words += ["--set", f"owner={job.owner}"]
     return words

@@ -41,7 +41,10 @@ def allowed_dataset(named: str, roots: Sequence[Path]) -> Path:
 
     Raises Forbidden outside the roots, BadRequest when nothing is there.
     """
-    real = Path(named).resolve()
+    try:
+        real = Path(named).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        real = Path()
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise Forbidden("That data set is not under a folder this server may read (OVERTONE_DATASET_ROOTS).")
     if real.is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.jobs.job import Told
+from app.jobs.words import without_folders
 
 _KIND = re.compile(r"[a-z_]{1,40}")
 
@@ -89,4 +90,4 @@ def _parse(number: int, line: bytes) -> Event | None:
         return None
     if not isinstance(data, dict) or not _KIND.fullmatch(str(data.get("event"))):
         return None
-    return Event(number, data.pop("event"), data)
+    return Event(number, data.pop("event"), without_folders(data))

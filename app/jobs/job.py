@@ -60,16 +60,17 @@ class Told(BaseModel):
 
 
 class Job(BaseModel):
-    """One job. ``pid`` and ``born`` (s since 1970) tell its process from a later one with the same number.
+    """One job. ``owner``: the tenant that asked for it.
 
-    ``asked``: what its process was sent a signal for. ``read_from``: the bytes of the events file that
-    belong to earlier runs.
+    ``pid`` and ``born`` (s since 1970) tell its process from a later one with the same number. ``asked``: what its
+    process was sent a signal for. ``read_from``: the bytes of the events file that belong to earlier runs.
     """
 
     id: str
     state: State = "queued"
     options: Options
     dataset: str
+    owner: str | None = None
     created: datetime
     queued: datetime
     started: datetime | None = None

@@ -105,10 +105,10 @@ class Jobs:
         if reason:
             raise Conflict(reason)
 
-    def submit(self, identity: str, options: Options, dataset: str) -> Job:
+    def submit(self, identity: str, options: Options, dataset: str, owner: str | None = None) -> Job:
         """Queue a job whose folder has been drafted. Raises StorageError."""
         with self._lock:
-            job = Job(id=identity, options=options, dataset=dataset, created=now(), queued=now())
+            job = Job(id=identity, options=options, dataset=dataset, owner=owner, created=now(), queued=now())
             self.store.save(job)
             self._jobs[identity] = job
             self._start_due()
@@ -132,7 +132,9 @@ class Jobs:
             job = self._known(identity)
             if job.state not in RESUMABLE:
                 raise Conflict(f"The job is {job.state}; only one that is cancelled or interrupted can be resumed.")
-            again = Job(id=job.id, options=job.options, dataset=job.dataset, created=job.created, queued=now())
+            again = Job(
+                id=job.id, options=job.options, dataset=job.dataset, owner=job.owner, created=job.created, queued=now()
+            )
             again.read_from = size_of(self.store.events(identity))
             self.store.save(again)
             self._jobs[identity] = again
@@ -179,7 +181,7 @@ class Jobs:
             child = Child.start(self._command(job), self.store.log(job.id), self._environment)
         except Exception as error:
             log.exception("the job %s could not be started", job.id)
-            words = f"The trainer could not be started ({error})."
+            words = f"The trainer could not be started ({getattr(error, 'strerror', None) or type(error).__name__})."
             self._change(job, state="failed", ended=now(), error=words)
             return
         self._change(job, pid=child.pid, born=child.born)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from app.errors import Conflict, StorageError
 from app.jobs.job import Job, now
+from app.jobs.words import without_folders
 
 log = logging.getLogger(__name__)
 FILE = "job.json"
@@ -45,7 +46,7 @@ class JobStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise Conflict(f"Another service runs the jobs in {self.root}; set another OVERTONE_JOBS.") from None
+            raise Conflict("Another service runs the jobs in the folder of OVERTONE_JOBS; set another.") from None
         folders = [path for path in self.root.iterdir() if _ID.fullmatch(path.name)]
         for folder in folders:
             if not (folder / FILE).exists():
@@ -116,7 +117,7 @@ class JobStore:
 
 
 def tail(file: Path, lines: int, most: int = 4 << 20) -> str:
-    """The last lines of a log, of its last ``most`` bytes; nothing without a file."""
+    """The last lines of a log, of its last ``most`` bytes, without the server's folders; nothing without a file."""
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -125,7 +126,7 @@ def tail(file: Path, lines: int, most: int = 4 << 20) -> str:
             said = stream.read(most).decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return ""
-    return "\n".join(said) + "\n" if said else ""
+    return str(without_folders("\n".join(said) + "\n")) if said else ""
 
 
 def size_of(file: Path) -> int:

@@ -42,6 +42,7 @@ class Manifest(BaseModel):
     dataset_fingerprint: str | None = None
     prompt: str | None = None
     task: str | None = None
+    owner: str | None = Field(None, description="the tenant that it belongs to; null: everybody may use it")
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -51,7 +52,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate_json(file.read_text())
-    except (ValueError, OSError) as error:
+    except OSError as error:  # its text names the path
+        raise BadRequest(f"{FILE} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"{FILE} cannot be read: {str(error).splitlines()[0]}.") from None
 
 

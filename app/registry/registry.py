@@ -87,6 +87,18 @@ class Registry:
                 raise AdapterRejected(f"The adapter {name!r} cannot be served", self._broken[name])
             raise AdapterNotFound(name, self._adapters)
 
+    def owner(self, name: str) -> str | None:
+        """The tenant that a name belongs to; None for nobody's, for no adapter, and where no manifest tells."""
+        with self._lock:
+            adapter = self._adapters.get(name)
+        if adapter is not None:
+            return adapter.manifest.owner
+        return _owner_in(self.root / name) if NAME.fullmatch(name) else None
+
+    def past_owner(self, name: str, version: int) -> str | None:
+        """The same for a version in the history."""
+        return _owner_in(self._store.past(name, version))
+
     def versions(self, name: str) -> list[int]:
         """All versions on disk, the current one included, oldest first."""
         with self._lock:
@@ -102,7 +114,7 @@ class Registry:
             is_current = current is not None and current.version == adapter.version
             folder = self.root / adapter.name if is_current else self._store.past(adapter.name, adapter.version)
             if not folder.is_dir():
-                raise AdapterNotFound(adapter.name, self._adapters)
+                raise AdapterNotFound(adapter.name)  # without a hint: this is read for whoever waits for it
             if _signature(folder) != adapter.files:
                 raise Conflict(f"The files of {adapter.uid} were changed on disk; ask again in a few seconds.")
             return folder
@@ -119,23 +131,27 @@ class Registry:
         """Validate a folder that is not in the registry."""
         return validate(folder, self._spec, max_rank=self._max_rank)
 
-    def publish(self, folder: Path, name: str, *, replace: bool = False, **fields: Any) -> Adapter:
+    def publish(
+        self, folder: Path, name: str, *, replace: bool = False, owner: str | None = None, **fields: Any
+    ) -> Adapter:
         """Make a copy of ``folder`` the current version of ``name``; ``fields`` go into its manifest.
 
+        ``owner``: the tenant that publishes; without one, the name stays whose it is.
         Raises BadRequest for the name, Conflict when it is taken, AdapterRejected when it does not fit.
         """
         check_name(name)
-        self._refuse_taken(name, replace)
+        self._refuse_taken(name, replace, owner)
         self.refresh()  # another process may have published
         with self._store.staged(folder) as staged:
             report = self.check(staged)
             if not report.ok:
                 raise AdapterRejected("The adapter does not fit", report.problems)
             version = self._next_number(name)
+            fields["owner"] = owner or self.owner(name)  # whatever an uploaded manifest says
             manifest = self._manifest(staged, name, version, report, fields)
             self._store.seal(staged, dump_manifest(manifest))
             with self._lock, self._store.alone():
-                self._refuse_taken(name, replace)
+                self._refuse_taken(name, replace, owner)
                 self._refuse_changed(name)
                 self._store.switch(name, staged, self._number_in_place(name))
                 return self._put(name, version, manifest, report)
@@ -260,8 +276,12 @@ class Registry:
             return self._adapters[name].version
         return self._next_number(name) if (self.root / name).exists() else None
 
-    def _refuse_taken(self, name: str, replace: bool) -> None:
-        if not replace and (self.root / name).exists():
+    def _refuse_taken(self, name: str, replace: bool, owner: str | None) -> None:
+        if not (self.root / name).exists():
+            return
+        if owner is not None and self.owner(name) != owner:
+            raise Conflict(f"The name {name!r} is taken; choose another.")
+        if not replace:
             raise Conflict(f"The name {name!r} is taken; choose another, or replace it explicitly.")
 
     def _refuse_changed(self, name: str, known: bool = False) -> None:
@@ -295,6 +315,14 @@ def check_name(name: str) -> None:
     """Raises BadRequest unless ``name`` may name an adapter."""
     if not NAME.fullmatch(name) or name == RESERVED:
         raise BadRequest(f"{name[:80]!r} cannot name an adapter: {NAME_RULE}.")
+
+
+def _owner_in(folder: Path) -> str | None:
+    try:
+        manifest = read_manifest(folder)
+    except BadRequest:
+        return None
+    return manifest.owner if manifest else None
 
 
 def _signature(folder: Path) -> Signature:

@@ -1,5 +1,6 @@
 """Adapters from elsewhere: an allowed folder, a Hub repository, or any store that fsspec speaks."""
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ from app.registry.archive import KEPT, NO_ADAPTER, copy_adapter, holds_adapter
 from app.registry.entries import ArchiveLimits, copy_stream
 
 HUB = "hf://"
+# What could lead out of an allowed prefix: chained file systems, parents, encoded characters, queries
+_LEADS_AWAY = re.compile(r"::|\.\.|[%?#\\\s\x00-\x1f]")
+_WEB_TIMEOUT_S = 60.0
 
 
 def fetch(
@@ -20,25 +24,62 @@ def fetch(
     may be fetched. Raises Forbidden outside them, BadRequest when nothing is there.
     """
     source = source.removeprefix("file://")
-    if "://" not in source and (source.startswith(("/", ".")) or Path(source).is_dir()):
-        _from_folder(Path(source), destination, roots, limits)
+    if "://" not in source and (source.startswith(("/", ".")) or _under(source, roots)):
+        _from_folder(source, destination, roots, limits)
         return
     url = source if "://" in source else HUB + source
-    allowed = any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
-    if not allowed or ".." in url or "::" in url:  # fsspec takes what follows `::` for another place
+    if not any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes) or _LEADS_AWAY.search(url):
         raise Forbidden(f"{source[:200]!r} is not among the sources this server may read (OVERTONE_ADAPTER_SOURCES).")
     if url.startswith(HUB):
         _from_hub(url.removeprefix(HUB), destination, limits)
+    elif url.startswith(("http://", "https://")):
+        _from_web(url, destination, limits)
     else:
         _from_store(url, destination, limits)
 
 
-def _from_folder(folder: Path, destination: Path, roots: Sequence[Path], limits: ArchiveLimits) -> None:
-    """A folder, after links are resolved, under one of the roots."""
-    real = folder.resolve()
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
+def _from_folder(folder: str, destination: Path, roots: Sequence[Path], limits: ArchiveLimits) -> None:
+    real = _under(folder, roots)
+    if real is None:
         raise Forbidden("That folder is not under one this server may read (OVERTONE_ADAPTER_ROOTS).")
     copy_adapter(real, destination, limits)
+
+
+def _under(folder: str, roots: Sequence[Path]) -> Path | None:
+    """A folder, after links are resolved, if it lies under one of the roots."""
+    try:
+        real = Path(folder).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        return None
+    return real if any(real.is_relative_to(root.resolve()) for root in roots) else None
+
+
+def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> None:
+    """Plain files of a web server. It may send the request nowhere else: redirects are refused."""
+    import httpx
+
+    room = limits.max_bytes
+    try:
+        with httpx.Client(follow_redirects=False, trust_env=False, timeout=_WEB_TIMEOUT_S) as client:
+            for name in sorted(KEPT):
+                with (
+                    client.stream("GET", f"{url.rstrip('/')}/{name}") as answer,
+                    (destination / name).open("wb") as target,
+                ):
+                    if answer.is_success:
+                        for block in answer.iter_bytes(1 << 20):
+                            room -= len(block)
+                            if room < 0:
+                                raise limits.too_large()
+                            target.write(block)
+                    elif answer.status_code != httpx.codes.NOT_FOUND:
+                        raise BadRequest(f"{url[:200]!r} could not be read (status {answer.status_code}).")
+                if not answer.is_success:
+                    (destination / name).unlink()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
+    if not holds_adapter(destination):
+        raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")
 
 
 def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> None:
@@ -69,7 +110,7 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
                 continue
             with system.open(remote, "rb") as source, (destination / name).open("wb") as target:
                 room -= copy_stream(source, target, room, limits)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, TypeError, OSError) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
     if not holds_adapter(destination):
         raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")

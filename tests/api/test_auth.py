@@ -1,8 +1,14 @@
+"""Keys, scopes and open routes."""
+
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import BaseRoute
 
+from app.api.auth import scope_of
 from tests.api.conftest import Running
 
 USER, ADMIN = {"Authorization": "Bearer user"}, {"X-API-Key": "admin"}
@@ -59,3 +65,91 @@ async def test_one_kind_of_keys(running: Running, keys: dict[str, Any], change: 
         assert (await client.post("/generate", **ASK)).status_code == ask
         odd = {"X-API-Key": "schlüssel".encode()}
         assert (await client.post("/unload", headers=odd)).status_code == 401
+
+
+def endpoints(routes: Iterable[BaseRoute]) -> set[tuple[str, str]]:
+    """Every method and path that an app answers, those of included routers and mounts as well."""
+    found: set[tuple[str, str]] = set()
+    for route in routes:
+        if included := getattr(route, "original_router", None):
+            found |= endpoints(included.routes)
+            continue
+        path = re.sub(r"\{[^}]*\}", "x", getattr(route, "path"))  # noqa: B009
+        found |= {(method, path) for method in getattr(route, "methods", None) or {"GET"}}
+    return found
+
+
+async def test_every_route_but_the_open_ones_asks_for_a_key(running: Running) -> None:
+    async with running(admin_keys=("admin",), api_keys=("user",)) as client:
+        served = endpoints(client.app.routes)  # type: ignore[attr-defined]
+        assert ("POST", "/generate") in served
+        assert ("POST", "/training/jobs/x/resume") in served
+        for method, path in sorted(served):
+            if path in ("/health", "/ready") or (method in ("GET", "HEAD") and (path == "/" or "/web" in path)):
+                continue
+            assert scope_of(method, path) is not None, (method, path)
+            assert (await client.request(method, path)).status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/generate", "infer"),
+        ("POST", "/v1/chat/completions", "infer"),
+        ("GET", "/v1/models", "any"),
+        ("POST", "/v1/load_lora_adapter", "adapters"),
+        ("POST", "/v1/unload_lora_adapter", "adapters"),
+        ("POST", "/unload", "adapters"),
+        ("PUT", "/adapters", "adapters"),
+        ("GET", "/adapters/x/download", "adapters"),
+        ("GET", "/adapters/x", "any"),
+        ("GET", "/training/jobs", "train"),
+        ("DELETE", "/training/jobs/x", "train"),
+        ("POST", "/something/new", "infer"),
+        ("POST", "/web/x", "infer"),
+        ("POST", "/", "infer"),
+        ("GET", "/web/app.js", None),
+        ("GET", "/webhooks", "any"),
+        ("GET", "/health", None),
+        ("GET", "/healthy", "any"),
+    ],
+)
+def test_the_scope_of_a_route(method: str, path: str, scope: str | None) -> None:
+    assert scope_of(method, path) == scope
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://test"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"}, 200),
+    ],
+)
+async def test_a_server_without_keys_refuses_pages_of_other_sites(
+    client: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    assert (await client.post("/unload", headers=headers)).status_code == status
+    assert (await client.get("/adapters", headers=headers)).status_code == 200
+
+
+async def test_what_an_open_server_trusts_keys_for(running: Running) -> None:
+    async with running(api_keys=("user",)) as client:
+        headers = {"Authorization": "Bearer user", "Origin": "https://app.example"}
+        assert (await client.post("/unload", headers=headers)).status_code == 200
+
+
+async def test_a_websocket_is_refused(client: httpx.AsyncClient) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/generate", "headers": [], "query_string": b"", "state": {}}
+    await client.app(scope, None, send)  # type: ignore[attr-defined]
+    assert sent == [{"type": "websocket.close", "code": 1008}]

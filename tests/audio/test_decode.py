@@ -252,3 +252,10 @@ def test_random_bytes_are_refused_or_decoded_never_more(data):
         hear(data)
     except OvertoneError as error:
         assert error.status in (413, 415)  # noqa: PT017, either outcome is right
+
+
+def test_decoding_ends_after_its_time():
+    data = by_soundfile(tone(40.0), 48_000)
+    with pytest.raises(TooLarge, match="takes longer"):
+        hear(data, Limits(60, 8 << 20, max_cpu_seconds=0.0))
+    assert hear(data, Limits(60, 8 << 20, max_cpu_seconds=10.0)).receipt.seconds == 40

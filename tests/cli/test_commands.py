@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from app.access.caller import Caller
+from app.access.keyring import Keyring
 from app.cli.demo import CLIP, SAID, as_command, command_in
 from app.cli.main import app
 
@@ -104,3 +106,22 @@ def test_the_demo_s_check_can_fail():
     assert as_command(right) == command_in(SAID)
     assert as_command(right.replace("10", "9")) != command_in(SAID)
     assert as_command("go forward ten meters") is None
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path):
+    file = ("--file", tmp_path / "keys.json")
+    plain = run("keys", "add", "callers", *file).stdout.strip()
+    made = run_json("keys", "add", "acme", "--tenant", "acme", "--scope", "infer", "--scope", "train",
+                    "--adapter", "acme-*", "--per-minute", 60, "--concurrent", 4, *file)  # fmt: skip
+    ring = Keyring(file=file[1])
+    assert ring.find(plain).scopes == {"infer"}
+    assert ring.find(made["key"]) == Caller(made["id"], frozenset({"infer", "train"}), "acme", ("acme-*",), 60, 4)
+    listed = run("keys", "list", *file).stdout
+    assert "callers" in listed
+    assert plain not in listed
+    assert "sha256" not in run_json("keys", "list", *file)["keys"][0]
+    run("keys", "revoke", made["id"], *file)
+    assert [key["name"] for key in run_json("keys", "list", *file)["keys"]] == ["callers"]
+    assert run_json("keys", "revoke", "ffffffff", *file, code=1)["error"]["code"] == "not_found"
+    assert run_json("keys", "add", "x", "--tenant", "No Tenant", *file, code=1)["error"]["code"] == "bad_request"
+    assert "OVERTONE_KEYS_FILE" in run_json("keys", "list", code=1)["error"]["message"]

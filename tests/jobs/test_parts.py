@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from app.errors import BadRequest, Forbidden
+from app.jobs.command import training_command
 from app.jobs.dataset import allowed_dataset, unpack_dataset
 from app.jobs.events import Tail, summary
+from app.jobs.job import Job, Options, now
 from app.jobs.memory import needed, shortage, shortage_on
-from app.jobs.store import tail
+from app.jobs.store import JobStore, tail
 from app.registry.entries import ArchiveLimits
 
 LIMITS = ArchiveLimits(1000, 10, "OVERTONE_MAX_DATASET_MB")
@@ -117,3 +119,12 @@ def test_folders_that_need_no_list(tmp_path: Path) -> None:
     assert allowed_dataset(str(tmp_path / "parts"), [tmp_path]) == tmp_path / "parts" / "inner"
     with pytest.raises(BadRequest, match="no recordings with a transcript"):
         allowed_dataset(str(tmp_path / "bare"), [tmp_path])
+
+
+def test_the_trainer_is_told_whose_the_adapter_is(tmp_path: Path) -> None:
+    from training.cli import options_of
+
+    job = Job(id="1", options=Options(name="x"), dataset="d.csv", owner="acme", created=now(), queued=now())
+    words = training_command(job, JobStore(tmp_path), tmp_path, "model")
+    told = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    assert options_of("d.csv", "x", "lora", {}, told, "").owner == "acme"

@@ -88,7 +88,8 @@ class Trainer:
 
         registry = Registry(Path(self.asked.registry), spec_of(self.asked.model), max_rank=256, keep_versions=5)
         registry.refresh()  # so that it knows the versions that are there
-        made = registry.publish(Path(self.plan["adapter"]), self.asked.name, replace=True)
+        owner = dict(one.split("=", 1) for one in self.asked.set).get("owner")
+        made = registry.publish(Path(self.plan["adapter"]), self.asked.name, replace=True, owner=owner)
         metrics = {"before": {"wer": 0.5}, "after": {"wer": 0.1}}
         self.tell("done", adapter={"name": made.name, "version": made.version}, metrics=metrics)
 

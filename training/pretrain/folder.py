@@ -69,8 +69,8 @@ def train_tokenizer(lines: list[Line]) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(SPECIAL)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106, a token of text
+        pad_token="<|endoftext|>",  # noqa: S106, a token of text
         additional_special_tokens=SPECIAL,
         padding_side="left",
         model_max_length=2048,

@@ -1,0 +1,71 @@
+"""The training jobs of one caller: those of other tenants are not there."""
+
+from app.access.caller import Caller
+from app.errors import Conflict, NotFound
+from app.jobs.job import Job, Options
+from app.jobs.runner import Jobs
+from app.jobs.store import JobStore
+from app.registry.visible import VisibleRegistry
+
+
+class VisibleJobs:
+    """As `Jobs`; every method that takes an id raises NotFound for one that the caller does not see."""
+
+    def __init__(self, whole: Jobs, registry: VisibleRegistry) -> None:
+        self._whole = whole
+        self._registry = registry
+
+    @property
+    def caller(self) -> Caller:
+        return self._registry.caller
+
+    @property
+    def store(self) -> JobStore:
+        return self._whole.store
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        return [job for job in self._whole.all() if self._sees(job)]
+
+    def get(self, identity: str) -> Job:
+        """A copy of a job as it stands now."""
+        job = self._whole.get(identity)
+        if not self._sees(job):
+            raise NotFound(f"There is no training job {identity[:80]!r}; GET /training/jobs lists them.")
+        return job
+
+    def position(self, identity: str) -> int | None:
+        """Place in the queue, which all tenants share."""
+        return self._whole.position(identity)
+
+    def check_room(self) -> None:
+        """See `Jobs.check_room`."""
+        self._whole.check_room()
+
+    def submit(self, identity: str, options: Options, dataset: str) -> Job:
+        """Queue a job of this caller's. Raises Conflict when the name is somebody else's, StorageError."""
+        caller, name = self.caller, options.name
+        whole = self._registry.whole
+        taken = name in whole.names() or name in whole.broken()
+        owner = whole.owner(name) if taken else caller.tenant
+        if not caller.may_change(name, owner):
+            raise Conflict(f"The name {name!r} is taken; choose another.")
+        return self._whole.submit(identity, options, dataset, caller.tenant)
+
+    def cancel(self, identity: str) -> Job:
+        """See `Jobs.cancel`."""
+        return self._whole.cancel(self.get(identity).id)
+
+    def resume(self, identity: str) -> Job:
+        """See `Jobs.resume`."""
+        return self._whole.resume(self.get(identity).id)
+
+    def purge(self, identity: str) -> Job:
+        """See `Jobs.purge`."""
+        return self._whole.purge(self.get(identity).id)
+
+    def _sees(self, job: Job) -> bool:
+        caller = self.caller
+        if caller.tenant is not None:
+            return job.owner == caller.tenant
+        return caller.sees(job.options.name, job.owner)

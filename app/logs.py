@@ -1,0 +1,56 @@
+"""Logs on stderr: lines for people, or one JSON object a line for machines. Each carries its request's id."""
+
+import json
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Literal
+
+# of the request that is being answered; copied into worker threads with the rest of the context
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "request_id", "taskName"}
+
+
+def configure(style: Literal["text", "json"]) -> None:
+    """Set up the root logger; for processes that serve, once."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_with_request_id)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for loud in ("httpx", "httpcore"):  # a line for each request to the Hub
+        logging.getLogger(loud).setLevel(logging.WARNING)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-24 10:15:00,123 INFO overtone.access [5f0c6a1d9d3e4c5b]: …`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s%(bracketed)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        identity = getattr(record, "request_id", None)
+        record.bracketed = f" [{identity}]" if identity else ""
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """`time` (UTC), `level`, `logger`, `message`, `request_id`, whatever was passed as `extra`, and `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": getattr(record, "request_id", None),
+            **{name: value for name, value in record.__dict__.items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps({name: value for name, value in told.items() if value is not None}, default=str)
+
+
+def _with_request_id(record: logging.LogRecord) -> bool:
+    if not hasattr(record, "request_id"):
+        record.request_id = REQUEST_ID.get()
+    return True

@@ -73,6 +73,7 @@ def train(page: Page, url: str) -> None:
     page.get_by_label("Name of the adapter").fill("telephone-tones")
     page.locator(".view:visible .options summary").click()
     page.get_by_label("Epochs").fill("5")
+    page.get_by_label("What it does").fill("tells what the tones of a telephone line mean")
     page.locator(".view:visible .options summary").click()
     page.get_by_role("button", name="Train", exact=True).click()
     page.get_by_role("link", name="Try it now").wait_for(timeout=PATIENCE)

@@ -1,6 +1,7 @@
 """Data sets to train on, and the recordings in them that the gate objects to."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,20 +61,25 @@ async def read_recording(
     """
     job = await to_thread.run_sync(jobs.get, id)
     limits = Limits(state.settings.max_audio_seconds, state.settings.max_upload_mb << 20)
-    data = await to_thread.run_sync(_as_wav, _reported(job, name), limits, limiter=state.ears)
+    file = await to_thread.run_sync(_reported, job, name, state.settings.dataset_roots)
+    data = await to_thread.run_sync(_as_wav, file, limits, limiter=state.ears)
     return Response(data, media_type="audio/wav")
 
 
-def _reported(job: Job, name: str) -> Path:
-    """The file of a recording in the report. Raises NotFound for any other, and for one outside the data set."""
+def _reported(job: Job, name: str, roots: Sequence[Path]) -> Path:
+    """The file of a recording in the report.
+
+    Raises NotFound for any other, and for one that lies neither in the data set nor under the ``roots``.
+    """
     report = (job.told.gate or {}).get("report", {})
     named = {one for finding in report.get("findings", []) for one in finding.get("recordings", [])}
     source = Path(job.dataset).resolve()
     folder = source if source.is_dir() else source.parent
+    allowed = [folder, *(root.resolve() for root in roots)]
     # in a folder of splits, names are relative to the split's own
     for place in (folder, *sorted(folder.iterdir())) if name in named else ():
         file = (place / name).resolve()
-        if file.is_relative_to(folder) and file.is_file():
+        if any(file.is_relative_to(root) for root in allowed) and file.is_file():
             return file
     raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
 

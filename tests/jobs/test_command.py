@@ -20,7 +20,7 @@ def test_the_trainer_knows_every_option(tmp_path: Path) -> None:
         lora_plus=16, dora=False, eva=True, include_audio_tower=True, batch_size=2, max_steps=7, patience=2,
         validation_share=0.2, prompt="What is it?\nSay.", task="-- a task", seed=5,
     )  # fmt: skip
-    assert given.model_fields_set == Options.model_fields.keys() - {"method", "hidden"}
+    assert given.model_fields_set == Options.model_fields.keys() - {"method", "hidden", "check"}
     with store.draft() as identity:
         rows = write(store.data(identity), 24)
         (tmp_path / "private.flac").write_bytes((rows.parent / "0000.flac").read_bytes())

@@ -16,19 +16,18 @@ from pathlib import Path
 import httpx
 import pytest
 import soundfile
+from playwright import async_api as playwright
 
 from app.settings import EMBEDDED_MODEL
 from tests.support import make_head
 from training.sample_data import write
 
-playwright = pytest.importorskip("playwright.async_api", reason="the page's tests need `pip install playwright`")
 ROOT = Path(__file__).parents[2]
 SPOKEN = ROOT / "tests" / "data" / "human" / "goforward.flac"  # "go forward ten meters"
 TOWER = json.loads((EMBEDDED_MODEL / "config.json").read_text())["audio_config"]["d_model"]
 KEY = "a-key-for-tests"
 SCRIPT = "from app.main import serve; from app.settings import Settings; serve(Settings(_env_file=None))"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# where the page reloads nothing: an error in the console is a defect
 STORED_KEY = f"sessionStorage.setItem('overtone.key', '{KEY}')"
 
 
@@ -36,7 +35,7 @@ STORED_KEY = f"sessionStorage.setItem('overtone.key', '{KEY}')"
 class Opened:
     """A page of the browser, and what its console has complained about."""
 
-    page: "playwright.Page"
+    page: playwright.Page
     url: str
     complaints: list[str] = field(default_factory=list)
 
@@ -87,7 +86,10 @@ def server(chromium: str, folder: Path) -> Iterator[str]:
         "dataset_roots": folder / "sets",
     }  # fmt: skip
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OVERTONE_")}
-    environment = plain | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    # training is small here: more threads than cores would only wait for each other
+    environment = (
+        plain | {"OMP_NUM_THREADS": "1"} | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    )
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, stderr=log)
     url = f"http://127.0.0.1:{port}"
@@ -111,7 +113,7 @@ def _ready(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-async def browser(chromium: str, folder: Path) -> AsyncIterator["playwright.Browser"]:
+async def browser(chromium: str, folder: Path) -> AsyncIterator[playwright.Browser]:
     samples, rate = soundfile.read(SPOKEN)
     soundfile.write(folder / "spoken.wav", samples, rate)
     flags = [
@@ -127,7 +129,7 @@ async def browser(chromium: str, folder: Path) -> AsyncIterator["playwright.Brow
 
 
 @pytest.fixture(scope="session")
-def visit(server: str, browser: "playwright.Browser") -> Visit:
+def visit(server: str, browser: playwright.Browser) -> Visit:
     """`async with visit("try") as opened`: a fresh visitor with the key; fails when the console has complained."""
 
     @asynccontextmanager

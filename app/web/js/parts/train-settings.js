@@ -3,7 +3,7 @@ import { t } from "../i18n.js";
 import { html } from "../ui.js";
 import { Choice, Field } from "./basics.js";
 
-export const SETTINGS = { name: "", method: "lora", preset: "seed", epochs: "", learning_rate: "", rank: "", batch_size: "", seed: "" };
+export const SETTINGS = { name: "", method: "lora", preset: "seed", epochs: "", learning_rate: "", rank: "", batch_size: "", seed: "", task: "", prompt: "" };
 const PRESETS = ["seed", "balanced", "strong"];
 const USUAL = { lora: { epochs: "3", batch_size: "8" }, projector: { epochs: "3", batch_size: "8" }, head: { epochs: "300", batch_size: "256" } };
 
@@ -38,11 +38,15 @@ export function TrainSettings({ settings, onChange }) {
     <details class="options">
       <summary>${t("options")}</summary>
       <div class="fields">
-        ${number("epochs", { min: 1, max: 1000, step: 1 })}
+        ${number("epochs", { min: 0.1, max: 1000, step: "any" })}
         ${number("learning_rate", { min: 0, max: 1, step: "any" })}
         ${settings.method === "lora" && number("rank", { min: 1, max: 1024, step: 1 })}
         ${number("batch_size", { min: 1, max: 4096, step: 1 })}
         ${number("seed", { min: 0, step: 1 })}
+      </div>
+      <div class="fields one">
+        <${Field} label=${t("train.task")}><input type="text" maxlength="2000" value=${settings.task} onInput=${set("task")} /><//>
+        ${settings.method !== "head" && html`<${Field} label=${t("train.prompt")}><input type="text" maxlength="2000" placeholder=${t("prompt.usual")} value=${settings.prompt} onInput=${set("prompt")} /><//>`}
       </div>
     </details>`;
 }

@@ -247,6 +247,8 @@ export default {
   "train.rank": "Rank",
   "train.batch_size": "Rows a step",
   "train.seed": "Seed",
+  "train.task": "What it does, in a line",
+  "train.prompt": "Prompt for rows without one",
   "train.usual": "the usual",
   "train.go": "Train",
   "train.check": "Check the data first",

@@ -247,6 +247,8 @@ export default {
   "train.rank": "秩",
   "train.batch_size": "每步行数",
   "train.seed": "随机种子",
+  "train.task": "一句话说明用途",
+  "train.prompt": "缺少提示词的行所用的提示词",
   "train.usual": "常用值",
   "train.go": "训练",
   "train.check": "先检查数据",

@@ -34,7 +34,7 @@ async def test_it_tells_load_memory_and_latency(running: Running) -> None:
         assert told["kv_tokens"]["used"] == 0
         assert told["memory"]["device"] is None
         assert told["memory"]["process"] > told["memory"]["weights"] > 0
-        assert told["uptime_seconds"] > before["uptime_seconds"] > 0
+        assert told["uptime_seconds"] >= before["uptime_seconds"] >= 0
         assert set(told["jobs"].values()) == {0}
 
 

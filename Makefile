@@ -3,6 +3,7 @@
 #   make demo     start the service, ask it with and without an adapter, show the answers
 #   make test     all tests                      make check    lint, format, types
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
+#   make docs     the documents as a site, in build/site
 #   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
 #
 # On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
@@ -20,7 +21,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check serve format lock
+.PHONY: demo test check serve format docs lock
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -40,6 +41,10 @@ serve: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open build/site/index.html"
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { \

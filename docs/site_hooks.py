@@ -10,6 +10,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"pretrain.md": "training/pretrain/README.md", "changelog.md": "CHANGELOG.md"}
+TITLES = {"openai": "OpenAI"}
 JSON = dict[str, Any]
 
 
@@ -41,17 +42,17 @@ def _page(api: JSON) -> Iterator[str]:
     yield "Made from the service's own `/openapi.json`, which code generators read too. In words: [API](api.md).\n"
     operations = [(method, path, told) for path, methods in api["paths"].items() for method, told in methods.items()]
     for tag in api["tags"]:
-        yield f"## {tag['name'].capitalize()}\n\n{tag['description']}\n"
+        yield f"## {TITLES.get(tag['name'], tag['name'].capitalize())}\n\n{tag['description']}\n"
         for method, path, told in operations:
             if tag["name"] in told["tags"]:
-                yield from _operation(method, path, told)
+                yield from _operation(method, path, told, api["components"]["schemas"])
     yield "## Schemas\n"
     for name, schema in sorted(api["components"]["schemas"].items()):
         yield f"### {name} {{ #{_anchor(name)} }}\n\n{schema.get('description', '')}\n"
         yield from _fields(schema)
 
 
-def _operation(method: str, path: str, told: JSON) -> Iterator[str]:
+def _operation(method: str, path: str, told: JSON, schemas: JSON) -> Iterator[str]:
     yield f"### `{method.upper()} {path}`\n\n{told.get('description', '')}\n"
     if parameters := told.get("parameters"):
         yield "| parameter | in | type | meaning |\n| --- | --- | --- | --- |"
@@ -59,14 +60,30 @@ def _operation(method: str, path: str, told: JSON) -> Iterator[str]:
             yield f"| `{one['name']}` | {one['in']} | {_type(one['schema'])} | {_meaning(one['schema'])} |"
         yield ""
     for kind, body in told.get("requestBody", {}).get("content", {}).items():
-        yield f"Body, `{kind}`: {'' if 'properties' in body['schema'] else _type(body['schema'])}\n"
-        yield from _fields(body["schema"])
+        optional = {"type": "null"} in body["schema"].get("anyOf", ())
+        yield f"Body, `{kind}`{', optional' if optional else ''}:\n"
+        yield from _fields(_resolved(body["schema"], schemas))
     yield "| status | answer | |\n| --- | --- | --- |"
+    refusals: dict[str, list[str]] = {}
     for status, response in told["responses"].items():
         kinds = response.get("content", {}).items()
-        shapes = [f"{_type(body['schema'])}" if body.get("schema") else f"`{kind}`" for kind, body in kinds]
-        yield f"| {status} | {' or '.join(shapes)} | {_cell(response['description'])} |"
+        shape = " or ".join(_type(body["schema"]) if body.get("schema") else f"`{kind}`" for kind, body in kinds)
+        if status.startswith("2"):
+            yield f"| {status} | {shape} | {_cell(response['description'])} |"
+        else:
+            refusals.setdefault(shape, []).append(status)
+    for shape, statuses in refusals.items():
+        yield f"| {', '.join(statuses)} | {shape} | [errors](api.md#errors) |"
     yield ""
+
+
+def _resolved(schema: JSON, schemas: JSON) -> JSON:
+    """The schema itself, where only its name is given or it may be left out."""
+    for one in schema.get("anyOf", [schema]):
+        if "$ref" in one:
+            found: JSON = schemas[one["$ref"].rpartition("/")[2]]
+            return found
+    return schema
 
 
 def _fields(schema: JSON) -> Iterator[str]:
@@ -101,7 +118,7 @@ def _type(schema: JSON) -> str:
 def _meaning(schema: JSON) -> str:
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     inner = [schema, *schema.get("anyOf", ())]
-    limits = [f"{word} {one[key]}" for one in inner for key, word in bounds.items() if key in one]
+    limits = [f"{word} {one[key]:g}" for one in inner for key, word in bounds.items() if key in one]
     return _cell("; ".join(filter(None, [schema.get("description", ""), " ".join(limits)])))
 
 

@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from app.cli.main import app as cli
 from app.cli.training import PASSED_ON
-from app.main import create_app
 from app.settings import Settings
 from tests.api.openai.conftest import Live, serving
-from tests.commands import ROOT, Command, commands
+from tests.commands import API, REFERENCE, ROOT, Command, commands
 from tests.support import make_head
 from training.cli import app as training
 from training.sample_data import write
@@ -32,7 +31,6 @@ OTHERS = {
     ".venv/bin/pre-commit install": "changes the repository's hooks",
     ". .venv/bin/activate": "changes the shell",
     "python docs/guides/dictation.py": "needs espeak-ng, a program of the system",
-    "python -m http.server": "serves until it is stopped",
 }
 # Read, not run: by how they begin, and why.
 NOT_RUN = {
@@ -50,7 +48,6 @@ NOT_RUN = {
 }
 ALL = commands()
 READ = [command for command in ALL if not command.line.startswith(tuple(OTHERS))]
-API = create_app(Settings(_env_file=None)).openapi()
 
 
 def ids(command: Command) -> str:
@@ -167,7 +164,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def quick(*programs: str) -> pytest.MarkDecorator:
-    found = [c for c in READ if c.words[0] in programs and not c.line.startswith(tuple(NOT_RUN))]
+    """Commands to run. Those of the reference name recordings and adapters that nobody has."""
+    found = [c for c in READ if c.words[0] in programs and c.page != REFERENCE]
+    found = [c for c in found if not c.line.startswith(tuple(NOT_RUN))]
     return pytest.mark.parametrize("command", found, ids=ids)
 
 
@@ -211,3 +210,13 @@ def test_overtone_does_it(command: Command, live: Live, tmp_path: Path, monkeypa
     words = words_of(command, live)[1:]
     done = run(training if words[0] == "sample-data" else cli, words)
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("page", ["from-vllm", "from-peft"])
+def test_python_of_the_guides_runs(
+    page: str, live: Live, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / f"{page}.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(compile(snippet.replace("http://localhost:8000", live.url), page, "exec"), {})
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["direction"] == "forward"

@@ -35,7 +35,9 @@ def test_the_routes_are_those_of_the_service():
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert target.startswith("http") or target in MADE or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert target.startswith("http") or target in MADE or (page.parent / target).exists(), (
+                f"{page.name}: {target}"
+            )
 
 
 def test_both_languages_tell_the_same():

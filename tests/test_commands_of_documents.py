@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -203,8 +204,8 @@ def test_overtone_does_it(command: Command, live: Live, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
     if not adds_mine(command):
-        for extra in ([], ["--replace"]):
-            assert run(cli, ["adapters", "add", "checkpoints/orders", "--name", "mine", *extra]).exit_code == 0
+        for name, extra in product(("mine", "tones"), ([], ["--replace"])):  # two versions of each
+            assert run(cli, ["adapters", "add", "checkpoints/orders", "--name", name, *extra]).exit_code == 0
     words = words_of(command, live)[1:]
     done = run(training if words[0] == "sample-data" else cli, words)
     assert done.exit_code == 0, done.output

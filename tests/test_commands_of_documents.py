@@ -145,6 +145,9 @@ def furnish(root: Path) -> None:
         shutil.copytree(ROOT / "adapters" / "nato", root / name)
     shutil.copytree(ROOT / "adapters" / "command-json", root / "checkpoints" / "spelling")
     shutil.make_archive(str(root / "my-adapter"), "zip", ROOT / "adapters" / "nato")
+    write(root / "runs" / "tones", rows=2)
+    (root / "runs" / "dictation").mkdir()  # a recording in place of espeak-ng's
+    shutil.copy(ROOT / "tests" / "data" / "human" / "goforward.flac", root / "runs" / "dictation" / "0000.wav")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server with adapters of all names that the documents have made before they ask."""
     root = tmp_path_factory.mktemp("documents")
     furnish(root)
-    write(root / "runs" / "tones", rows=2)
     make_head(root / "adapters" / "sounds", width=384)
     for name in ("orders", "spelling", "tones", "dictation"):
         shutil.copytree(ROOT / "adapters" / "command-json", root / "adapters" / name)

@@ -6,6 +6,7 @@
 #   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
 #   make audit    known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
+#   make docs     the documents as a site, in build/site
 #   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
 #
 # On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
@@ -26,7 +27,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check serve format lock release audit deploy-check
+.PHONY: demo test check serve format docs lock release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -46,6 +47,10 @@ serve: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open build/site/index.html"
 
 $(TOOLBOX)/.ready: Makefile
 	@test -n "$(PYTHON)" || { echo "No suitable Python; see 'make demo'."; exit 1; }

@@ -14,6 +14,7 @@ from rich.table import Table
 from app.cli.options import Device, Dtype, Json, Model, settings_with
 from app.cli.output import err, out, print_json, reported
 from app.cli.training import become
+from app.errors import BadRequest
 
 if TYPE_CHECKING:
     from app.bench.latency import Figure
@@ -66,6 +67,7 @@ def bench(
         str | None, typer.Option(help="Also one of the cases through HTTP, and the server's start.", show_default=False)
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a step.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Decode rate and time to first token of transformers, PEFT and Overtone on the same weights.
@@ -73,9 +75,12 @@ def bench(
     Answers have a fixed length, greedy; every request hears a clip of its own.
     """
     if train:
-        told = {"model": model, "random-weights": random_weights, "device": device, "dtype": dtype, "seconds": seconds}
+        told: dict[str, Any] = {"model": model, "random-weights": random_weights, "device": device, "dtype": dtype}
+        told |= {"seconds": seconds, "batch": batch}
         become("bench", [f"--{name}={value}" for name, value in told.items() if value] + ["--json"] * as_json)
     with reported(as_json):
+        if batch:
+            raise BadRequest("--batch is the clips of a training step: give --train too, or name cases with --only.")
         settings = settings_with(model=model, device=device, dtype=dtype)
         cases = _cases(only, seconds)
         through_http = _cases(http, seconds)[0] if http else None
@@ -92,7 +97,6 @@ def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
     from dataclasses import replace
 
     from app.bench.workload import CASES, parse_case
-    from app.errors import BadRequest
 
     if only is None:
         return tuple(replace(case, seconds=seconds) for case in CASES)

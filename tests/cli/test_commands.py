@@ -81,6 +81,7 @@ def test_errors_say_what_to_do(folder, tmp_path):
     assert "--server" in run("adapters", "select", "nato", code=1).output
     assert "cannot be read" in run_json("generate", tmp_path / "none.wav", code=1)["error"]["message"]
     assert "Name a recording" in run("generate", code=1).output
+    assert "give --train too" in run("bench", "--batch", "3", code=1).output
     for command in (("generate", CLIP), ("serve",)):
         assert "'banana' is no device" in run(*command, "--device", "banana", code=1).output
         assert "There is no cuda:99" in run(*command, "--device", "cuda:99", code=1).output

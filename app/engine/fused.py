@@ -121,7 +121,7 @@ class FusedModel:
         product(hidden, self._head, out)
         held = self.stacks.groups.get("head") if lora else None
         if held is not None:
-            out.addmm_(masked(hidden @ held.a[0].t(), self.stacks.shares[seats]), held.b[0])
+            out.addmm_(masked(hidden @ held.a[0].t(), self.stacks.shares[seats]), held.b[0][0])
         return out
 
     def _project(

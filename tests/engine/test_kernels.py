@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 triton = pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
 
-from app.engine import kernels, products  # noqa: E402, only where there is Triton
+from app.engine import attention_kernels, kernels, products  # noqa: E402, only where there is Triton
 from app.engine.products import Matrix  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, at NaN
@@ -129,12 +129,12 @@ def test_attend_decode(splits):
     q = random(3, HEADS, DIM)
     out, parts = torch.empty_like(q), random(3 * HEADS * splits, DIM)
     stats = random(3 * HEADS * splits, 2)
-    kernels.attend_decode[(3, HEADS, splits)](
+    attention_kernels.attend_decode[(3, HEADS, splits)](
         q, keys, values, positions, seats, tables, parts, stats, out, DIM**-0.5, 4, **SHAPE,
         SPLITS=splits, BLOCK=16, STAGES=1,
     )  # fmt: skip
     if splits > 1:
-        kernels.join_splits[(3 * HEADS,)](parts, stats, out, DIM=DIM, SPLITS=splits)
+        attention_kernels.join_splits[(3 * HEADS,)](parts, stats, out, DIM=DIM, SPLITS=splits)
     for row, own in enumerate(whole):
         assert torch.allclose(out[row], attention(q[row : row + 1], own, own.shape[1] - 1)[0], atol=1e-5)
     assert torch.isfinite(out[2]).all()
@@ -146,7 +146,7 @@ def test_attend_prefill():
     q = random(27, HEADS, DIM)
     out = torch.full_like(q, NAN)
     tiles = ints([[0, 16, 25, 0], [16, 4, 41, 0], [20, 7, 0, 1], [0, 0, 0, 0]])
-    kernels.attend_prefill[(len(tiles), HEADS)](
+    attention_kernels.attend_prefill[(len(tiles), HEADS)](
         q, keys, values, tiles, tables, out, DIM**-0.5, 4, **SHAPE, ROWS=16, BLOCK=16, STAGES=1
     )
     assert torch.allclose(out[:20], attention(q[:20], whole[0], 25), atol=1e-5)

@@ -7,6 +7,7 @@
 #   make audit    known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make docs     the documents as a site, in build/site
+#   make kernels  Triton, so that `make test` also runs the CUDA kernels in its interpreter, on any CPU
 #   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
 #
 # On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
@@ -27,7 +28,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check serve format docs lock release audit deploy-check
+.PHONY: demo test check serve format docs kernels lock release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -47,6 +48,11 @@ serve: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Not in the lock: torch for CUDA brings the version that it needs.
+kernels: $(STAMP)
+	@$(BIN)/python -c 'import triton' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps triton==3.7.1
 
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --quiet --strict

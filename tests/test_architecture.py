@@ -38,6 +38,7 @@ ALLOWED = {
     "training": {"app.audio", "app.model", "app.registry", "app.settings"},
 }  # fmt: skip
 NEED_TRITON = (
+    "app.engine.attention_kernels",
     "app.engine.kernels",
     "app.engine.tower_graphs",
     "app.engine.products",

@@ -27,7 +27,6 @@ from training.sample_data import write
 OTHERS = {
     "docker compose up": "needs docker and a GPU",
     "echo OVERTONE_MODEL=": "writes .env, for docker",
-    "pytest tests/gpu": "needs a GPU",
     "tests/gpu/run.sh": "needs a GPU",
     ".venv/bin/pre-commit install": "changes the repository's hooks",
     ". .venv/bin/activate": "changes the shell",

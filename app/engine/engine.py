@@ -67,6 +67,7 @@ class Engine:
         self._inbox: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._open = self._stopping = self._woken = False
+        self._warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="overtone-engine", daemon=True)
 
     @property
@@ -83,8 +84,14 @@ class Engine:
     # -- from any thread --------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._open = True
+        """Start the thread and wait until it is warm. Raises what went wrong there; nothing is left running then."""
         self._thread.start()
+        try:
+            self._warm.result()
+        except BaseException:
+            self.close()
+            raise
+        self._open = True
 
     def submit(self, request: Request) -> None:
         """Queue a request; its events come through ``request.emit``.
@@ -186,7 +193,11 @@ class Engine:
 
     def _run(self) -> None:
         with torch.inference_mode():
-            self.runner.warm_up()
+            try:
+                self.runner.warm_up()
+            except BaseException as error:
+                return self._warm.set_exception(error)  # `start` raises it
+            self._warm.set_result(None)
             while not self._stopping:
                 try:
                     self._turn()
@@ -206,7 +217,7 @@ class Engine:
         chunks = self.scheduler.plan(self._claim)
         if chunks:
             self._step(chunks)
-        idle = not self._flights
+        idle = not (chunks or self._flights)
         self._land(1 if chunks and self.runner.overlaps else 0)
         self._listeners.advance()
         self._background.advance()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import triton
 
-from app.engine import kernels
+from app.engine import attention_kernels, kernels
 from app.engine.joined import joined
 from app.engine.kv_cache import PagedCache
 from app.engine.products import MOST_PARTS, SKINNY, Matrix, parts_of, product
@@ -121,7 +121,7 @@ class FusedModel:
         product(hidden, self._head, out)
         held = self.stacks.groups.get("head") if lora else None
         if held is not None:
-            out.addmm_(masked(hidden @ held.a[0].t(), self.stacks.shares[seats]), held.b[0])
+            out.addmm_(masked(hidden @ held.a[0].t(), self.stacks.shares[seats]), held.b[0][0])
         return out
 
     def _project(
@@ -197,18 +197,18 @@ class FusedModel:
         keys, values, width = self._cache.keys[index], self._cache.values[index], tables.shape[1]
         shape = {"HEADS": self.heads, "KV_HEADS": self.kv_heads, "DIM": self.dim, "PAGE": self._cache.page_size}
         if rows.tiles is not None:
-            kernels.attend_prefill[(rows.tiles.shape[0], self.heads)](
+            attention_kernels.attend_prefill[(rows.tiles.shape[0], self.heads)](
                 self._q, keys, values, rows.tiles, tables, self._attended, scale, width, **shape,
                 ROWS=TILE, BLOCK=min(64, self._cache.page_size), STAGES=3, num_warps=TILE // 16,
             )  # fmt: skip
             return
         splits = _splits(n, self.heads)
-        kernels.attend_decode[(n, self.heads, splits)](
+        attention_kernels.attend_decode[(n, self.heads, splits)](
             self._q, keys, values, rows.positions, rows.seats, tables, self._parts, self._stats, self._attended,
             scale, width, **shape, SPLITS=splits, BLOCK=min(32, self._cache.page_size), STAGES=2, num_warps=2,
         )  # fmt: skip
         if splits > 1:
-            kernels.join_splits[(n * self.heads,)](
+            attention_kernels.join_splits[(n * self.heads,)](
                 self._parts, self._stats, self._attended, DIM=self.dim, SPLITS=splits, num_warps=1
             )
 

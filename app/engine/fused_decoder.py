@@ -86,9 +86,14 @@ class FusedDecoder:
             self._free.append(seat)
 
     def keep(self, sequences: Sequence[EngineSequence], tokens: torch.Tensor) -> None:
-        if all(sequence.request.id in self._seats for sequence in sequences):
-            seats = send([self._seats[s.request.id] for s in sequences], self._device)
-            self._last[seats] = tokens
+        seated = [row for row, sequence in enumerate(sequences) if sequence.request.id in self._seats]
+        if not seated:  # all are served alone
+            return
+        if len(seated) < len(sequences):
+            tokens = tokens[send(seated, self._device)]
+        seats = send([self._seats[sequences[row].request.id] for row in seated], self._device)
+        # a row that was not finite has no token; what a step in between computes for it is never read
+        self._last[seats] = tokens.clamp(min=0)
 
     def likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return likeliest(logits)
@@ -115,9 +120,11 @@ class FusedDecoder:
     def _graphs_in_step(self) -> Iterator[None]:
         """Graphs with adapters point into the stacks: forget them when those are replaced."""
         before = self.stacks.layout
-        yield
-        if self.stacks.layout != before:
-            self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
+        try:
+            yield
+        finally:
+            if self.stacks.layout != before:
+                self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
 
     def _blank(self, rows: int) -> None:
         """Inputs of padding alone."""
@@ -129,9 +136,10 @@ class FusedDecoder:
         sequence = chunk.sequence
         seat = self._seats.get(sequence.request.id)
         if seat is None:
-            seat = self._seats[sequence.request.id] = self._free.pop()
+            seat = self._free[-1]
             self.stacks.seat(seat, row_of(sequence))
             self._held[seat] = 0
+            self._seats[sequence.request.id] = self._free.pop()
         pages = sequence.pages
         if not chunk.decodes or self._held[seat] != len(pages):
             self._pages[seat, : len(pages)] = pages
@@ -144,9 +152,9 @@ class FusedDecoder:
         inputs = np.zeros((3, size), dtype=np.int32)
         inputs[2] = -1
         for column, chunk in enumerate(chunks):
-            known = chunk.sequence.flying == 0
             seat = self._seats[chunk.sequence.request.id]
-            inputs[:, column] = chunk.sequence.tokens[-1] if known else -1, seat, chunk.start
+            (token,) = chunk.ids or [-1]  # still under way: it is in `_last`
+            inputs[:, column] = token, seat, chunk.start
         self._inputs[: 3 * size].copy_(pinned(inputs.reshape(-1), self._device), non_blocking=True)
         self._run_decode(size, any(chunk.sequence.request.shares for chunk in chunks))
         return self._model.logits[:count]

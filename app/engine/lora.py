@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from app.engine.slots import Slot
+from app.errors import AdapterRejected
 from app.model.base import part_of
 from app.registry.weights import AdapterWeights, LoraPair
 
@@ -44,7 +45,7 @@ class HostAdapter:
 
 
 def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
-    """Fold each layer's scaling into B (in float32) and cast."""
+    """Fold each layer's scaling into B (in float32) and cast. Raises AdapterRejected where a number overflows."""
     pairs: dict[str, Pair] = {}
     stacks: dict[str, Pair] = {}
     for name, places in _by_projection(weights.lora).items():
@@ -58,6 +59,9 @@ def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
             pairs[path] = Pair(pair.a.to(dtype).contiguous(), (pair.b.float() * pair.scaling).to(dtype).contiguous())
             held += [pairs[path].a, pairs[path].b]
     projector = {path: tensor.to(dtype) for path, tensor in weights.projector.items()}
+    # 0 · inf is NaN: one such number in the columns would spoil the rows of every other request
+    if dtype == torch.float16 and not all(torch.isfinite(tensor).all() for tensor in [*held, *projector.values()]):
+        raise AdapterRejected("The adapter's numbers are too large for float16; serve with OVERTONE_DTYPE=bfloat16")
     size = sum(tensor.nbytes for tensor in [*held, *projector.values()])
     return HostAdapter(pairs, projector, weights.rank, size, stacks)
 

@@ -31,10 +31,12 @@ class Matrix:
         if not quantise:
             return cls(weight)
         small = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
-        scale = weight.abs().amax(1).float().clamp(min=1e-12) / _FLOAT8_MOST
+        scale = torch.empty(len(weight), device=weight.device)
         for rows in range(0, len(weight), 8192):  # a float32 copy of a part at a time
             part = slice(rows, rows + 8192)
-            small[part] = (weight[part].float() / scale[part, None]).to(small.dtype)
+            wide = weight[part].float()
+            scale[part] = wide.abs().amax(1).clamp(min=1e-12) / _FLOAT8_MOST
+            small[part] = (wide / scale[part, None]).to(small.dtype)
         return cls(weight, small, scale)
 
 

@@ -77,8 +77,8 @@ class Scheduler:
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._max_batch:
                 break
-            if sequence.flying:  # sent back with a token still under way
-                continue
+            if sequence.flying:  # sent back with a token still under way; nobody overtakes it
+                break
             answer = self._admit(sequence, claim)
             if answer is Claim.FULL:
                 break

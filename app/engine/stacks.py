@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from app.engine.lora import HostAdapter
 from app.engine.slots import Slot
@@ -74,14 +75,16 @@ class LoraStacks:
     def clear(self, slot: Slot) -> None:
         """Zero an evicted adapter's columns."""
         self._slots.pop(slot.uid, None)
-        for held in self.groups.values():
+        stop = min(slot.stop, self.columns)  # beyond them lies a slot for which there was no memory
+        for held in self.groups.values() if slot.start < stop else ():
             for index, b in enumerate(held.b):
                 first = index * self.columns
-                held.a[:, first + slot.start : first + slot.stop].zero_()
-                b[:, slot.start : slot.stop].zero_()
+                held.a[:, first + slot.start : first + stop].zero_()
+                b[:, slot.start : stop].zero_()
         if not self._slots and self.columns > _FEWEST_COLUMNS:  # nobody left: give the memory back
             self.columns = _FEWEST_COLUMNS
             self.shares = self.shares.new_zeros(len(self.shares), self.columns)
+            self.ranges.zero_()  # rows of padding still read those of a seat that has been left
             self.groups.clear()
 
     def seat(self, seat: int, row: Mapping[str, float]) -> None:
@@ -106,20 +109,20 @@ class LoraStacks:
         self.groups[group].touched.add(index)
 
     def _grow(self, capacity: int) -> None:
-        """Double the columns until ``capacity`` fits, keeping what is there."""
-        if capacity <= self.columns:
+        """Double the columns until ``capacity`` fits, keeping what is there; all or, out of memory, nothing."""
+        before = columns = self.columns
+        while columns < capacity:
+            columns *= 2
+        if columns == before:
             return
-        before = self.columns
-        while self.columns < capacity:
-            self.columns *= 2
-        more = self.columns - before
-        self.shares = torch.nn.functional.pad(self.shares, (0, more))
-        for name, held in list(self.groups.items()):
+        more = columns - before
+        shares = pad(self.shares, (0, more))
+        groups = {}
+        for name, held in self.groups.items():
             depth, rows, width = held.a.shape
-            a = held.a.view(depth, rows // before, before, width)
-            a = torch.nn.functional.pad(a, (0, 0, 0, more)).view(depth, -1, width)
-            b = tuple(torch.nn.functional.pad(b, (0, 0, 0, more)) for b in held.b)
-            self.groups[name] = Group(a, b, held.touched)
+            a = pad(held.a.view(depth, rows // before, before, width), (0, 0, 0, more)).view(depth, -1, width)
+            groups[name] = Group(a, tuple(pad(b, (0, 0, 0, more)) for b in held.b), held.touched)
+        self.columns, self.shares, self.groups = columns, shares, groups
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(shape, device=self._device, dtype=self._dtype)

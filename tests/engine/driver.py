@@ -48,8 +48,10 @@ class Job:
 class Driver:
     """An engine of its own over a random model and a registry of published adapters."""
 
-    def __init__(self, root: Path, folders: dict[str, Path], pages: int = 2048, **limits: Any) -> None:
-        self.loaded: LoadedModel = random_model()
+    def __init__(
+        self, root: Path, folders: dict[str, Path], pages: int = 2048, text: dict[str, int] | None = None, **limits: Any
+    ) -> None:
+        self.loaded: LoadedModel = random_model(**(text or {}))
         self.registry = Registry(root, self.loaded.spec, max_rank=64, keep_versions=5)
         self.registry.open()
         self.adapters = {name: self.registry.publish(folder, name) for name, folder in folders.items()}

@@ -1,11 +1,13 @@
 """A request's life: limits, stops, cancels, deadlines, faults; nothing is left behind."""
 
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 
 from app.engine.request import Sampling
+from app.engine.runner import Runner
 from app.errors import BadRequest, Conflict, DeadlineExceeded, EngineFault, NotReady, PromptTooLong, QueueFull
 from tests.engine.driver import Job
 
@@ -215,3 +217,14 @@ def test_a_fault_of_the_engine_itself_is_told_and_survived(drive, expected):
     assert answers[0].error is None or isinstance(answers[0].error, EngineFault)
     assert driver.ask(Job())[0].tokens == expected(Job())
     driver.assert_idle()
+
+
+def test_an_engine_that_cannot_warm_up_does_not_start(drive, monkeypatch):
+    def out_of_memory(runner):
+        raise MemoryError("planted")
+
+    monkeypatch.setattr(Runner, "warm_up", out_of_memory)
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="planted"):
+        drive()
+    assert threading.active_count() == before

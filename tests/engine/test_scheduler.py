@@ -105,3 +105,21 @@ def test_the_oldest_gets_on_when_pages_run_out():
     assert scheduler.preemptions > 0
     run(scheduler)
     assert young.new_tokens == 20
+
+
+def test_nobody_overtakes_one_that_was_sent_back_in_flight():
+    """It keeps its seat in the batch; were others let in before it, there would be more than there are seats."""
+    scheduler = Scheduler(PagePool(4, 4), 3, 64)
+    old, young, new = sequence(8, 8), sequence(8, 8), sequence(2, 2)
+    for each in (old, young):
+        scheduler.add(each)
+    for chunk in scheduler.plan(ready):  # the step is queued, its tokens are not known yet
+        chunk.sequence.computed += chunk.tokens
+        chunk.sequence.flying += 1
+    scheduler.add(new)
+    assert [chunk.sequence for chunk in scheduler.plan(ready)] == [old]
+    assert list(scheduler.waiting) == [young, new]
+    young.flying = 0
+    young.tokens.append(0)
+    scheduler.remove(old)
+    assert [chunk.sequence for chunk in scheduler.plan(ready)] == [young, new]

@@ -1,0 +1,210 @@
+"""The fused decoder on a CPU, its kernels in Triton's interpreter, against plain transformers + PEFT.
+
+The interpreter is slow: a small model, short answers, and as much as can be seen in one batch.
+"""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from app.engine.request import Request, Sampling, Sequence
+from app.engine.scheduler import Chunk
+from app.engine.text import TextStream
+from app.errors import EngineFault
+from tests.engine.driver import Job, Oracle
+from tests.support import ADAPTERS, greedy, make_adapter, random_model
+
+pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, at NaN
+]
+
+TEXT = {"num_hidden_layers": 2}
+NAMES = ("qv", "everything", "ranks", "head", "dora")
+NEW = 4
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root, small = tmp_path_factory.mktemp("small"), random_model(**TEXT)
+    return {name: make_adapter(small, root / name, seed, **ADAPTERS[name]) for seed, name in enumerate(NAMES, 1)}
+
+
+@pytest.fixture(scope="module")
+def expected(folders):
+    return Oracle(briefly(random_model(**TEXT)), folders)
+
+
+def briefly(loaded):
+    """Without the words of the template's system message prompts are half as long."""
+    loaded.processor.chat_template = loaded.processor.chat_template.replace("You are a helpful assistant.", "")
+    return loaded
+
+
+@pytest.fixture
+def fused(drive, monkeypatch):
+    """Engines over the fused decoder; few rows a tile, few programs. ``overlaps``: as on CUDA."""
+    from app.engine import fused, fused_decoder
+
+    for name in ("_FINE", "_ROW_STEP", "TILE"):
+        monkeypatch.setattr(fused_decoder, name, 16)
+    monkeypatch.setattr(fused, "TILE", 16)
+    monkeypatch.setattr(fused, "_PROGRAMS", 16)
+    monkeypatch.setattr(fused_decoder.FusedDecoder, "warm_up", lambda self: None)
+
+    def make(overlaps=False, **limits):
+        defaults = dict(text=TEXT, decoder="fused", max_batch=8, max_context=256, step_tokens=512)
+        driver = drive(**(defaults | limits))
+        briefly(driver.loaded)
+        driver.engine.runner.decoder.overlaps = overlaps
+        return driver
+
+    return make
+
+
+def together(driver, *asked):
+    """Submit (job, sampling) in one go, so that all are in the first step."""
+    everybody_is_in_line = threading.Event()
+    driver.engine.call(everybody_is_in_line.wait)
+    requests = [driver.submit(job, sampling) for job, sampling in asked]
+    everybody_is_in_line.set()
+    return requests
+
+
+def poison(driver):
+    """NaN in all pages, and in the A columns that no adapter of the tests takes."""
+    decoder = driver.engine.runner.decoder
+    driver.engine.runner.cache.keys.fill_(torch.nan)
+    driver.engine.runner.cache.values.fill_(torch.nan)
+    columns = decoder.stacks.columns
+    for name in decoder.stacks._linears:
+        decoder.stacks.touch(name)
+    for held in decoder.stacks.groups.values():
+        for end in range(columns, held.a.shape[1] + 1, columns):
+            held.a[:, end - 8 : end] = torch.nan
+
+
+def test_adapters_of_all_kinds_in_one_batch_among_poison(fused, expected):
+    driver = fused(overlaps=True)
+    driver.engine.call(lambda: poison(driver)).result()
+    jobs = [
+        Job((), (), "a"),
+        Job((("qv", 1.0),), (), "b"),
+        Job((("everything", 1.0),), (0,), "c"),
+        Job((("ranks", 1.0),), (), "d"),
+        Job((("head", 1.0),), (), "e"),
+        Job((("qv", 0.5), ("everything", -0.25), ("head", 0.7)), (), "f"),
+    ]
+    together(driver, *[(job, greedy(NEW)) for job in jobs])
+    assert [answer.tokens for answer in driver.answers()] == [expected(job)[:NEW] for job in jobs]
+    assert all(expected(job) != expected(Job((), job.waves, job.prompt)) for job in jobs[1:])
+    driver.assert_idle()
+
+
+def test_chunks_and_preemption(fused, expected):
+    """Prompts of 47 tokens in chunks of 24; seven pages of 16 tokens, so the younger has to go back."""
+    driver = fused(overlaps=True, step_tokens=24, pages=7)
+    jobs = [Job((("qv", 1.0),), (), "say a long numeral"), Job((), (), "say a long letters")]
+    together(driver, *[(job, greedy(NEW)) for job in jobs])
+    answers = driver.answers()
+    assert answers[0].done.prompt_tokens == 47
+    assert [answer.tokens for answer in answers] == [expected(job)[:NEW] for job in jobs]
+    assert driver.engine.scheduler.preemptions > 0
+    driver.assert_idle()
+
+
+def test_a_step_in_flight_changes_no_answer(fused, drive, expected):
+    """Every way to end, and requests that must not fly, beside those that do; as the modules answer."""
+    stop = expected(Job((), (), "end"))[1]
+    asked = [
+        (Job((), (), "end"), greedy(NEW)),
+        (Job((), (), "seed"), Sampling(max_new_tokens=NEW, temperature=1.0, top_p=0.9, seed=7, ignore_eos=True)),
+        (Job((), (), "rep"), Sampling(max_new_tokens=NEW, repetition_penalty=1.7, ignore_eos=True)),
+        (Job((("dora", 1.0),), (), "far"), Sampling(max_new_tokens=NEW, ignore_eos=True)),
+        (Job((("qv", 1.0),), (), "len"), Sampling(max_new_tokens=1, ignore_eos=True)),
+        (Job((), (), "left"), Sampling(max_new_tokens=100, ignore_eos=True)),
+    ]
+
+    def answers(driver):
+        driver.engine._prompt.eos_ids = frozenset([stop])
+        requests = together(driver, *asked)
+        leaving = driver.engine._sequences[requests[-1].id]
+        emit, heard = leaving.request.emit, []
+
+        def cancel_at_the_second(event):
+            heard.append(event)
+            emit(event)
+            if len(heard) == 2:
+                driver.engine.cancel(leaving.request.id)
+
+        leaving.request = replace(leaving.request, emit=cancel_at_the_second)
+        found = driver.answers()
+        driver.assert_idle()
+        return [(answer.tokens, answer.done.finish_reason) for answer in found]
+
+    modules = drive(text=TEXT, decoder="modules")
+    briefly(modules.loaded)
+    plain = answers(modules)
+    assert [reason for _, reason in plain] == ["stop", "length", "length", "length", "length", "cancelled"]
+    assert answers(fused(overlaps=True)) == plain
+
+
+def test_a_row_without_a_token_harms_its_own_request_alone(fused, expected, caplog):
+    """NaN is told one step late: the step in between must not look up the token that there is not."""
+    driver = fused(overlaps=True)
+    runner = driver.engine.runner
+    original = runner._heard
+
+    def broken(chunk):
+        heard = original(chunk)
+        return heard and (heard[0], heard[1] * torch.nan)
+
+    runner._heard = broken
+    good = Job((), (), "a")
+    together(driver, (Job((), (0,), ""), greedy(NEW)), (good, greedy(NEW)))
+    bad, fine = driver.answers()
+    assert isinstance(bad.error, EngineFault)
+    assert "finite" in str(bad.error)
+    assert fine.tokens == expected(good)[:NEW]
+    assert not caplog.records
+    driver.assert_idle()
+
+
+def test_one_token_of_an_answer_computed_anew(fused):
+    """What is left of a step may be one token, and that not the last."""
+    driver = fused()
+    decoder, tokens = driver.engine.runner.decoder, [5, 9, 40, 3, 77, 21, 8]
+
+    def logits(first_page, *lengths):
+        request = Request(tuple(tokens[:3]), (), (), greedy(NEW), lambda event: None)
+        sequence = Sequence(request, TextStream(lambda ids: "", ()), 0.0)
+        sequence.tokens, sequence.pages = list(tokens), [first_page]
+        for tokens_now in lengths:
+            final = sequence.computed + tokens_now == len(tokens)
+            chunk = Chunk(sequence, sequence.computed, tokens_now, final)
+            found = decoder.step([chunk], lambda chunk: None).clone()
+            sequence.computed += tokens_now
+        return found
+
+    whole = driver.engine.call(lambda: logits(0, 7)).result()
+    parts = driver.engine.call(lambda: logits(1, 3, 1, 3)).result()
+    assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
+    """A graph over tensors that were replaced would write to memory that is no longer its own."""
+    driver = fused()
+    decoder = driver.engine.runner.decoder
+    decoder._graphs = {("decode", 1, True): object(), ("decode", 1, False): object()}
+
+    def failing(slot, adapter, capacity):
+        decoder.stacks._grow(capacity)
+        raise MemoryError("planted")
+
+    monkeypatch.setattr(decoder.stacks, "load", failing)
+    with pytest.raises(MemoryError):
+        decoder.load(None, None, 100)
+    assert list(decoder._graphs) == [("decode", 1, False)]

@@ -41,9 +41,12 @@ class MemoryPlan:
         )
 
 
-def fused_available(device: torch.device) -> bool:
-    """Whether the fused decoder can run: CUDA and Triton."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+def use_fused(limits: EngineLimits, device: torch.device) -> bool:
+    """Which decoder to take. Raises BadRequest where the fused one is asked for and cannot run."""
+    has_triton = importlib.util.find_spec("triton") is not None
+    if limits.decoder == "fused" and not has_triton:
+        raise BadRequest("OVERTONE_DECODER=fused needs Triton, which torch for CUDA brings; use auto or modules.")
+    return limits.decoder == "fused" or (limits.decoder == "auto" and has_triton and device.type == "cuda")
 
 
 def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) -> MemoryPlan:

@@ -12,7 +12,7 @@ from app.engine.encoder import AudioEncoder
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
 from app.engine.lora import AdapterBank, HostAdapter
-from app.engine.memory import MemoryPlan, fused_available
+from app.engine.memory import MemoryPlan, use_fused
 from app.engine.request import Sequence as EngineSequence
 from app.engine.sampler import Drawn, choose
 from app.engine.scheduler import Chunk
@@ -32,7 +32,7 @@ class Runner:
     def __init__(self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan) -> None:
         model = loaded.model
         text_config = model.config.get_text_config()
-        fused = fused_available(loaded.device) if limits.decoder == "auto" else limits.decoder == "fused"
+        fused = use_fused(limits, loaded.device)
         self.alone = AlonePath(model, registry.folder)
         self.bank = AdapterBank(model, language_model=not fused)
         graphs = None

@@ -37,6 +37,7 @@ NOT_RUN = {
     "make": "sets up an environment of its own; .ci/run runs check, test and demo",
     "overtone serve": "runs until it is stopped; the server below is the same app",
     "OVERTONE_MODEL=": "needs the 7B weights from the Hub",
+    "OVERTONE_WEIGHTS=": "runs until it is stopped, and needs a GPU",
     "overtone train": "minutes; tests/training/test_run.py",
     "python -m training train": "minutes; tests/training/test_examples.py",
     "overtone compare-methods": "minutes; tests/training/test_compare.py",

@@ -97,11 +97,11 @@ def train(
     folder = work or Path("runs") / (name or "check")
     told = Events()
     trains = not (check or dry_run)
-    if events or trains:
-        told.listeners.append(json_lines(events or folder / "events.jsonl"))
-    if trains:
-        told.listeners.append(tensorboard(folder / "tensorboard"))
     with _reported(told, as_json):
+        if events or trains:
+            told.listeners.append(json_lines(events or folder / "events.jsonl"))
+        if trains:
+            told.listeners.append(tensorboard(folder / "tensorboard"))
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
         options = options_of(data, name or "check", method, given, settings, allow)

@@ -302,10 +302,6 @@ async def test_without_a_jobs_folder_everything_else_works(running: Running, tmp
         await ask(client)
 
 
-TRAINER = Path(__file__).parents[2] / "training" / "__main__.py"
-
-
-@pytest.mark.skipif(not TRAINER.exists(), reason="python -m training is not there yet")
 async def test_the_real_trainer_refuses_what_is_no_data_set(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "TRAINER", (sys.executable, "-m", "training", "train"))
     async with running() as client:

@@ -86,9 +86,12 @@ def bench(
         through_http = _cases(http, seconds)[0] if http else None
         report = Report(show=not as_json)
         with tempfile.TemporaryDirectory() as folder:
-            _run(report, settings, random_weights, cases, new_tokens, repeats, latency, Path(folder))
+            loaded = _load(settings, random_weights)
+            _run(report, settings, loaded, cases, new_tokens, repeats, latency, Path(folder))
             if through_http:
-                _over_http(report, settings, random_weights, through_http, new_tokens, Path(folder))
+                model = _saved(loaded, Path(folder)) if random_weights else settings.model
+                del loaded
+                _over_http(report, settings, model, through_http, new_tokens, Path(folder))
         if as_json:
             print_json(report.as_dict())
 
@@ -109,7 +112,7 @@ def _cases(only: str | None, seconds: float | None) -> "tuple[Case, ...]":
 def _run(
     report: Report,
     settings: "Settings",
-    size: str | None,
+    loaded: "LoadedModel",
     cases: "tuple[Case, ...]",
     new_tokens: int,
     repeats: int,
@@ -121,7 +124,6 @@ def _run(
     from app.bench.measure import baselines_of, measure_baseline, measure_engine
     from app.bench.workload import write_all
 
-    loaded = _load(settings, size)
     report.title = _title(loaded, new_tokens, cases[0].seconds)
     adapters = write_all(loaded, folder / "made", cases)
     baselines = Baselines(loaded, {name: made for name, made in adapters.items() if "-r8-" in name})
@@ -170,8 +172,17 @@ def _service(
         service.close()
 
 
+def _saved(loaded: "LoadedModel", folder: Path) -> str:
+    """The model as a checkpoint, so that a server's start reads weights as it would a real model's."""
+    target = folder / "model"
+    with err.status("Saving the weights …"):
+        loaded.model.save_pretrained(target)
+        loaded.processor.save_pretrained(target)
+    return str(target)
+
+
 def _over_http(
-    report: Report, settings: "Settings", size: str | None, case: "Case", new_tokens: int, folder: Path
+    report: Report, settings: "Settings", model: str, case: "Case", new_tokens: int, folder: Path
 ) -> None:
     """The case through a server of its own, and how long that took to start."""
     import time
@@ -183,7 +194,7 @@ def _over_http(
     own = next(
         result.total_rate for result in report.results if (result.case, result.system) == (str(case), "Overtone")
     )
-    options = ["--model", f"random:{size}" if size else settings.model, "--adapters", str(folder / "registry")]
+    options = ["--model", model, "--adapters", str(folder / "registry")]
     options += ["--device", settings.device, "--dtype", settings.dtype]
     begun = time.perf_counter()
     with ServerProcess(folder / "server.log", *options) as server, err.status("through HTTP …"):

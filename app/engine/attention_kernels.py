@@ -6,14 +6,18 @@ Rows, seats and padding as in `kernels`; all sums are float32.
 import triton
 import triton.language as tl
 
+from app.engine.kernels import await_last, let_next_start
+
 
 @triton.jit
 def attend_decode(
     q_ptr, k_ptr, v_ptr, positions_ptr, seats_ptr, tables_ptr, part_ptr, stats_ptr, out_ptr, scale, table_width,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
-    SPLITS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """One split of one head of one row: an online softmax in every key's lane, joined once at the end."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -57,7 +61,9 @@ def attend_decode(
 
 
 @triton.jit
-def join_splits(part_ptr, stats_ptr, out_ptr, DIM: tl.constexpr, SPLITS: tl.constexpr):
+def join_splits(part_ptr, stats_ptr, out_ptr, DIM: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr = False):
+    let_next_start(EARLY)
+    await_last(EARLY)
     head = tl.program_id(0).to(tl.int64)  # of all rows
     split, dim = tl.arange(0, SPLITS), tl.arange(0, DIM)
     peak = tl.load(stats_ptr + 2 * (head * SPLITS + split))
@@ -100,9 +106,11 @@ def _attend_block(
 def attend_prefill(
     q_ptr, k_ptr, v_ptr, tiles_ptr, tables_ptr, out_ptr, scale, table_width,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """A tile of rows of one sequence against its context and itself, causal (FlashAttention's recurrence)."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the ends of prompts, which take longest, first
     head = tl.program_id(1)
     count = tl.load(tiles_ptr + 4 * tile + 1)

@@ -4,6 +4,7 @@ A step's inputs travel in one pinned buffer. Tokens stay on the device, so the n
 before the host has read the last one's; the host only follows.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from app.engine.slots import Slot
 from app.engine.stacks import LoraStacks
 from app.engine.staging import pinned, send
 
+log = logging.getLogger(__name__)
 _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 _FINE, _ROW_STEP = 64, 128  # packed prompt tokens are padded up to a multiple, the finer up to `_SHORT`
 _SHORT = 512
@@ -229,11 +231,15 @@ class FusedDecoder:
             self._graphs[key].replay()
             return
         run()
-        if self._captures and key is not None:
-            graph = torch.cuda.CUDAGraph()
+        if not self._captures or key is None:
+            return
+        graph = torch.cuda.CUDAGraph()
+        try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
             self._graphs[key] = graph
+        except torch.OutOfMemoryError:  # slower without, but the step itself is done
+            log.warning("no memory to capture %s; it runs uncaptured", key)
 
 
 def _padded(rows: int) -> int:

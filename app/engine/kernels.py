@@ -3,10 +3,36 @@
 Rows are packed tokens of many sequences; ``seats`` tells each row's sequence, whose page table and adapter
 weights lie at that index on the device. A row with a negative position is padding: it writes nothing.
 All arithmetic is float32; tensors are in the model's dtype.
+
+``EARLY``: programmatic dependent launch (CUDA programming guide, 4.5). A kernel is started while the last one
+still runs, reads at most weights, and waits for that one's end before anything else. Each must wait: the
+next relies on it.
 """
 
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
+
+
+@cache
+def early(device: torch.device) -> dict[str, bool]:
+    """Options of a launch on ``device``: `EARLY` where the hardware can."""
+    able = device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"EARLY": True, "launch_pdl": True} if able else {}
+
+
+@triton.jit
+def let_next_start(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def await_last(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -32,8 +58,11 @@ def _expand(z_row, b, weights, low, high, out_start, out_stride, offsets, inside
 def add_norm(
     x_ptr, delta_ptr, weight_ptr, out_ptr, seats_ptr, z_ptr, b_ptr, shares_ptr, ranges_ptr, eps, width, columns,
     part_size, PARTS: tl.constexpr, BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """x += the sum of ``PARTS`` deltas (none at first) and LoRA's; out = RMSNorm(x)."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     offset = tl.arange(0, BLOCK)
     inside = offset < width
@@ -65,9 +94,11 @@ def rope_write(
     qkv_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
     z_ptr, bq_ptr, bk_ptr, bv_ptr, shares_ptr, ranges_ptr, table_width, columns,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
-    LORA: tl.constexpr, SHARES: tl.constexpr,
+    LORA: tl.constexpr, SHARES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """Bias, LoRA and rotary embedding of ``GROUP`` heads of a row; queries to q, keys and values to their page."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * GROUP
     position = tl.load(positions_ptr + row)
@@ -124,8 +155,10 @@ def rope_write(
 @triton.jit
 def silu_mul(
     both_ptr, out_ptr, seats_ptr, z_ptr, bg_ptr, bu_ptr, shares_ptr, ranges_ptr, width, columns,
-    BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr,
+    BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     start = tl.program_id(1) * BLOCK
     offset = tl.arange(0, BLOCK)
@@ -149,20 +182,23 @@ def silu_mul(
 def gemv(
     x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, outputs, inputs,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, SCALED: tl.constexpr,
+    UNROLL: tl.constexpr = 2, EARLY: tl.constexpr = False,
 ):  # fmt: skip
-    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix.
+    """One vector times a matrix [outputs, inputs], bound by the reading of the matrix, which begins early.
 
     Programs beyond its rows go on with LoRA's A, into z. ``SCALED``: the matrix is float8 with a scale a row.
     """
+    let_next_start(EARLY)
     row = tl.program_id(0) * ROWS
     lora = row >= outputs
     if lora:
         row -= outputs
     rows = row + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
     place = rows[:, None].to(tl.int64) * inputs + column[None, :]
     if lora:
+        await_last(EARLY)
+        total = tl.zeros([ROWS, BLOCK], tl.float32)
         for start in range(0, inputs, BLOCK):
             inside = start + column < inputs
             weight = tl.load(a_ptr + place + start, mask=inside[None, :], other=0.0)
@@ -170,7 +206,12 @@ def gemv(
             total += weight.to(tl.float32) * x.to(tl.float32)[None, :]
         tl.store(z_ptr + rows, tl.sum(total, 1).to(z_ptr.dtype.element_ty))
     else:
-        for start in tl.range(0, inputs, BLOCK, loop_unroll_factor=2):
+        inside = column < inputs
+        weight = tl.load(weight_ptr + place, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
+        await_last(EARLY)
+        x = tl.load(x_ptr + column, mask=inside, other=0.0)
+        total = weight.to(tl.float32) * x.to(tl.float32)[None, :]
+        for start in tl.range(BLOCK, inputs, BLOCK, loop_unroll_factor=UNROLL):
             if EVEN:
                 weight = tl.load(weight_ptr + place + start, eviction_policy="evict_first")
                 x = tl.load(x_ptr + start + column)
@@ -191,11 +232,14 @@ def gemv(
 def skinny(
     x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, rows, outputs, columns, inputs, share,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, SCALED: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs.
 
     Programs beyond its rows go on with LoRA's A [columns, inputs], into z, where nothing is shared out.
     """
+    let_next_start(EARLY)
+    await_last(EARLY)
     first = tl.program_id(0) * OUTPUTS
     part = tl.program_id(1)
     lora = first >= outputs
@@ -225,8 +269,10 @@ def skinny(
 
 
 @triton.jit
-def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr):
+def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr, EARLY: tl.constexpr = False):
     """z [rows, width] times each row's shares [columns], over and over along the row; zero where it has none."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     seat = tl.load(seats_ptr + row).to(tl.int64)
     for start in range(0, width, BLOCK):
@@ -261,8 +307,12 @@ def add_layer_norm(
 
 
 @triton.jit
-def peaks(logits_ptr, value_ptr, index_ptr, width, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def peaks(
+    logits_ptr, value_ptr, index_ptr, width, SPLITS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr = False
+):  # fmt: skip
     """The largest logit of a part of a row and where it stands, the first of equals; NaN where any is not finite."""
+    let_next_start(EARLY)
+    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     share = tl.cdiv(width, SPLITS)

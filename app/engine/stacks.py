@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from app.engine.lora import HostAdapter
 from app.engine.slots import Slot
+from app.engine.staging import pinned
 
 # projections that read the same input, by group
 GROUPS = {
@@ -89,13 +91,13 @@ class LoraStacks:
 
     def seat(self, seat: int, row: Mapping[str, float]) -> None:
         """Let a seat use ``row``, the weights of its adapters by uid."""
-        shares = torch.zeros(self.columns)
+        shares = np.zeros(self.columns, dtype=np.float32)
         slots = [self._slots[uid] for uid in row]
         for slot, weight in zip(slots, row.values(), strict=True):
             shares[slot.start : slot.stop] = weight
         low, high = min((slot.start for slot in slots), default=0), max((slot.stop for slot in slots), default=0)
-        self.shares[seat].copy_(shares)
-        self.ranges[seat].copy_(torch.tensor([low, high], dtype=torch.int32))
+        self.shares[seat].copy_(pinned(shares, self._device), non_blocking=True)
+        self.ranges[seat].copy_(pinned(np.array([low, high], dtype=np.int32), self._device), non_blocking=True)
 
     def touch(self, name: str) -> None:
         """Make room for a projection that an adapter touches for the first time."""

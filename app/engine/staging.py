@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 
 
-def pinned(values: npt.NDArray[np.int32], device: torch.device) -> torch.Tensor:
+def pinned(values: npt.NDArray[np.int32] | npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
     """A copy of ``values`` from which ``device`` may read while the caller goes on."""
-    buffer = torch.empty(values.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
-    buffer.numpy()[...] = values
-    return buffer
+    given = torch.from_numpy(values)
+    return torch.empty_like(given, pin_memory=device.type == "cuda").copy_(given)
 
 
 def send(values: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -181,9 +181,7 @@ def _saved(loaded: "LoadedModel", folder: Path) -> str:
     return str(target)
 
 
-def _over_http(
-    report: Report, settings: "Settings", model: str, case: "Case", new_tokens: int, folder: Path
-) -> None:
+def _over_http(report: Report, settings: "Settings", model: str, case: "Case", new_tokens: int, folder: Path) -> None:
     """The case through a server of its own, and how long that took to start."""
     import time
 

@@ -106,11 +106,9 @@ def _attend_block(
 def attend_prefill(
     q_ptr, k_ptr, v_ptr, tiles_ptr, tables_ptr, out_ptr, scale, table_width,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr = False,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows of one sequence against its context and itself, causal (FlashAttention's recurrence)."""
-    let_next_start(EARLY)
-    await_last(EARLY)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the ends of prompts, which take longest, first
     head = tl.program_id(1)
     count = tl.load(tiles_ptr + 4 * tile + 1)

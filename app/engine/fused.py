@@ -79,7 +79,7 @@ class FusedModel:
         angles = torch.arange(positions, device=frequency.device)[:, None] * frequency
         self._cos, self._sin = angles.cos(), angles.sin()
         device, dtype = cache.keys.device, cache.keys.dtype
-        self._early = kernels.early(device)
+        self._device = device
 
         def buffer(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
             return torch.zeros(shape, device=device, dtype=kind)
@@ -140,9 +140,7 @@ class FusedModel:
         if rows.tiles is None:
             return z
         columns, start = self.stacks.columns, 0
-        kernels.weigh[(z.shape[0],)](
-            z, rows.seats, self.stacks.shares, columns, z.shape[1], BLOCK=256, num_warps=2, **self._early
-        )
+        kernels.weigh[(z.shape[0],)](z, rows.seats, self.stacks.shares, columns, z.shape[1], BLOCK=256, num_warps=2)
         for place, (part, b) in enumerate(zip(torch.split(z, columns, 1), held.b, strict=True)):
             width = b.shape[2]
             if place in held.touched:
@@ -179,7 +177,7 @@ class FusedModel:
         kernels.add_norm[(n,)](
             self.x, self.x if delta is None else delta, weight, self.h, rows.seats, *self._lora(name, index, z),
             self._eps, self.width, self.stacks.columns, n * self.width, PARTS=parts,
-            BLOCK=triton.next_power_of_2(self.width), LORA=z is not None, SHARES=4, num_warps=8, **self._early,
+            BLOCK=triton.next_power_of_2(self.width), LORA=z is not None, SHARES=4, num_warps=8, **self._early(rows),
         )  # fmt: skip
 
     def _rope_write(
@@ -191,7 +189,7 @@ class FusedModel:
             self._qkv, bias, self._cos, self._sin, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
             self._cache.values[index], *self._lora("qkv", index, z), tables.shape[1], self.stacks.columns,
             HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, GROUP=group,
-            LORA=z is not None, SHARES=8, num_warps=4 if group > 2 else 1, **self._early,
+            LORA=z is not None, SHARES=8, num_warps=4 if group > 2 else 1, **self._early(rows),
         )  # fmt: skip
 
     def _attend(self, rows: Rows, index: int, tables: torch.Tensor) -> None:
@@ -202,25 +200,28 @@ class FusedModel:
         if rows.tiles is not None:
             attention_kernels.attend_prefill[(rows.tiles.shape[0], self.heads)](
                 self._q, keys, values, rows.tiles, tables, self._attended, scale, width, **shape,
-                ROWS=TILE, BLOCK=min(64, self._cache.page_size), STAGES=3, num_warps=TILE // 16, **self._early,
+                ROWS=TILE, BLOCK=min(64, self._cache.page_size), STAGES=3, num_warps=TILE // 16,
             )  # fmt: skip
             return
         splits = _splits(n, self.heads)
         attention_kernels.attend_decode[(n, self.heads, splits)](
             self._q, keys, values, rows.positions, rows.seats, tables, self._parts, self._stats, self._attended,
             scale, width, **shape, SPLITS=splits, BLOCK=min(32, self._cache.page_size), STAGES=2, num_warps=2,
-            **self._early,
+            **self._early(rows),
         )  # fmt: skip
         if splits > 1:
             attention_kernels.join_splits[(n * self.heads,)](
-                self._parts, self._stats, self._attended, DIM=self.dim, SPLITS=splits, num_warps=1, **self._early
+                self._parts, self._stats, self._attended, DIM=self.dim, SPLITS=splits, num_warps=1, **self._early(rows)
             )
+
+    def _early(self, rows: Rows) -> dict[str, bool]:
+        return kernels.early(rows.seats.shape[0], self._device)
 
     def _silu_mul(self, rows: Rows, index: int, z: torch.Tensor | None) -> None:
         block = 1024
         kernels.silu_mul[(rows.seats.shape[0], triton.cdiv(self.inner, block))](
             self._both, self._act, rows.seats, *self._lora("mlp", index, z), self.inner, self.stacks.columns,
-            BLOCK=block, LORA=z is not None, SHARES=8, num_warps=4, **self._early,
+            BLOCK=block, LORA=z is not None, SHARES=8, num_warps=4, **self._early(rows),
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Rows are packed tokens of many sequences; ``seats`` tells each row's sequence, w
 weights lie at that index on the device. A row with a negative position is padding: it writes nothing.
 All arithmetic is float32; tensors are in the model's dtype.
 
-``EARLY``: programmatic dependent launch (CUDA programming guide, 4.5). A kernel is started while the last one
+``EARLY``: programmatic dependent launch, of the CUDA programming guide. A kernel is started while the last one
 still runs, reads at most weights, and waits for that one's end before anything else. Each must wait: the
 next relies on it.
 """
@@ -16,11 +16,15 @@ import triton
 import triton.language as tl
 
 
+def early(rows: int, device: torch.device) -> dict[str, bool]:
+    """Options of a launch over ``rows``: `EARLY` for one alone, where the hardware can. More rows gained nothing."""
+    return {"EARLY": True, "launch_pdl": True} if rows == 1 and _starts_early(device) else {}
+
+
 @cache
-def early(device: torch.device) -> dict[str, bool]:
-    """Options of a launch on ``device``: `EARLY` where the hardware can."""
-    able = device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (9, 0)
-    return {"EARLY": True, "launch_pdl": True} if able else {}
+def _starts_early(device: torch.device) -> bool:
+    able = device.type == "cuda" and torch.version.cuda is not None
+    return able and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @triton.jit
@@ -182,7 +186,7 @@ def silu_mul(
 def gemv(
     x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, outputs, inputs,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, SCALED: tl.constexpr,
-    UNROLL: tl.constexpr = 2, EARLY: tl.constexpr = False,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """One vector times a matrix [outputs, inputs], bound by the reading of the matrix, which begins early.
 
@@ -211,7 +215,7 @@ def gemv(
         await_last(EARLY)
         x = tl.load(x_ptr + column, mask=inside, other=0.0)
         total = weight.to(tl.float32) * x.to(tl.float32)[None, :]
-        for start in tl.range(BLOCK, inputs, BLOCK, loop_unroll_factor=UNROLL):
+        for start in tl.range(BLOCK, inputs, BLOCK, loop_unroll_factor=2):
             if EVEN:
                 weight = tl.load(weight_ptr + place + start, eviction_policy="evict_first")
                 x = tl.load(x_ptr + start + column)
@@ -232,14 +236,11 @@ def gemv(
 def skinny(
     x_ptr, weight_ptr, scale_ptr, out_ptr, a_ptr, z_ptr, rows, outputs, columns, inputs, share,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, SCALED: tl.constexpr,
-    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """A few rows times a matrix [outputs, inputs]; each program of the second axis sums its ``share`` of inputs.
 
     Programs beyond its rows go on with LoRA's A [columns, inputs], into z, where nothing is shared out.
     """
-    let_next_start(EARLY)
-    await_last(EARLY)
     first = tl.program_id(0) * OUTPUTS
     part = tl.program_id(1)
     lora = first >= outputs
@@ -269,10 +270,8 @@ def skinny(
 
 
 @triton.jit
-def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr, EARLY: tl.constexpr = False):
+def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr):
     """z [rows, width] times each row's shares [columns], over and over along the row; zero where it has none."""
-    let_next_start(EARLY)
-    await_last(EARLY)
     row = tl.program_id(0).to(tl.int64)
     seat = tl.load(seats_ptr + row).to(tl.int64)
     for start in range(0, width, BLOCK):

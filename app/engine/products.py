@@ -54,14 +54,15 @@ def product(x: torch.Tensor, matrix: Matrix, out: torch.Tensor, a: torch.Tensor 
     if rows == 1 and x.is_cuda and outputs % _GEMV_ROWS == 0:
         kernels.gemv[((outputs + columns) // _GEMV_ROWS,)](
             x, weight, scale, out, x if a is None else a, z, outputs, inputs, ROWS=_GEMV_ROWS, BLOCK=_GEMV_BLOCK,
-            EVEN=inputs % _GEMV_BLOCK == 0, SCALED=matrix.small is not None, num_warps=8, **kernels.early(x.device),
+            EVEN=inputs % _GEMV_BLOCK == 0, SCALED=matrix.small is not None, num_warps=8,
+            **kernels.early(rows, x.device),
         )  # fmt: skip
     elif _is_skinny(x, matrix) and (parts > 1 or rows <= SKINNY // 2 or matrix.small is not None):
         block = 32 if outputs < 2 * _NARROW else 64
         kernels.skinny[((outputs + columns) // block, parts)](
             x, weight, scale, out, x if a is None else a, z, rows, outputs, columns, inputs, inputs // parts,
             ROWS=max(16, triton.next_power_of_2(rows)), OUTPUTS=block, BLOCK=_BLOCK, STAGES=4,
-            SCALED=matrix.small is not None, num_warps=4, **kernels.early(x.device),
+            SCALED=matrix.small is not None, num_warps=4,
         )  # fmt: skip
     else:
         torch.mm(x, matrix.weight.t(), out=out)
@@ -92,7 +93,14 @@ def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.empty(rows, splits, device=logits.device)
     places = torch.empty(rows, splits, device=logits.device, dtype=torch.int32)
     kernels.peaks[(rows, splits)](
-        logits, values, places, logits.shape[1], SPLITS=splits, BLOCK=1024, num_warps=4, **kernels.early(logits.device)
+        logits,
+        values,
+        places,
+        logits.shape[1],
+        SPLITS=splits,
+        BLOCK=1024,
+        num_warps=4,
+        **kernels.early(rows, logits.device),
     )
     best = values.argmax(1, keepdim=True)
     return torch.isfinite(values).all(1), places.gather(1, best)[:, 0].long()

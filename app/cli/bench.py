@@ -175,6 +175,7 @@ def _service(
 def _saved(loaded: "LoadedModel", folder: Path) -> str:
     """The model as a checkpoint, so that a server's start reads weights as it would a real model's."""
     target = folder / "model"
+    _free()
     with err.status("Saving the weights …"):
         loaded.model.save_pretrained(target)
         loaded.processor.save_pretrained(target)

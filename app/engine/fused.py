@@ -39,11 +39,13 @@ class Layer:
 class Rows:
     """Packed rows of a pass, as int32 on the device: each row's seat and position (-1: padding).
 
-    ``tiles`` [tiles, 4] (first row, rows, position, seat) for prefill; None when each row is a decoding sequence.
+    ``decoding``: positions of the first rows again, -1 where one is not a decoding sequence; None without such.
+    ``tiles`` [tiles, 4] (first row, rows, position, seat) of the prompts behind them; None without prompts.
     """
 
     seats: torch.Tensor
     positions: torch.Tensor
+    decoding: torch.Tensor | None
     tiles: torch.Tensor | None
 
 
@@ -194,25 +196,27 @@ class FusedModel:
 
     def _attend(self, rows: Rows, index: int, tables: torch.Tensor) -> None:
         """Attention of ``_q`` over the pages of layer ``index``, into ``_attended``."""
-        n, scale = rows.seats.shape[0], self.dim**-0.5
-        keys, values, width = self._cache.keys[index], self._cache.values[index], tables.shape[1]
+        scale, width = self.dim**-0.5, tables.shape[1]
+        keys, values = self._cache.keys[index], self._cache.values[index]
         shape = {"HEADS": self.heads, "KV_HEADS": self.kv_heads, "DIM": self.dim, "PAGE": self._cache.page_size}
-        if rows.tiles is not None:
+        if rows.decoding is not None:
+            n = rows.decoding.shape[0]
+            splits = _splits(n, self.heads)
+            attention_kernels.attend_decode[(n, self.heads, splits)](
+                self._q, keys, values, rows.decoding, rows.seats, tables, self._parts, self._stats, self._attended,
+                scale, width, **shape, SPLITS=splits, BLOCK=min(32, self._cache.page_size), STAGES=2, num_warps=2,
+                **self._early(rows),
+            )  # fmt: skip
+            if splits > 1:
+                attention_kernels.join_splits[(n * self.heads,)](
+                    self._parts, self._stats, self._attended, DIM=self.dim, SPLITS=splits, num_warps=1,
+                    **self._early(rows),
+                )  # fmt: skip
+        if rows.tiles is not None:  # afterwards: the first of its rows may have been overwritten with zeros
             attention_kernels.attend_prefill[(rows.tiles.shape[0], self.heads)](
                 self._q, keys, values, rows.tiles, tables, self._attended, scale, width, **shape,
                 ROWS=TILE, BLOCK=min(64, self._cache.page_size), STAGES=3, num_warps=TILE // 16,
             )  # fmt: skip
-            return
-        splits = _splits(n, self.heads)
-        attention_kernels.attend_decode[(n, self.heads, splits)](
-            self._q, keys, values, rows.positions, rows.seats, tables, self._parts, self._stats, self._attended,
-            scale, width, **shape, SPLITS=splits, BLOCK=min(32, self._cache.page_size), STAGES=2, num_warps=2,
-            **self._early(rows),
-        )  # fmt: skip
-        if splits > 1:
-            attention_kernels.join_splits[(n * self.heads,)](
-                self._parts, self._stats, self._attended, DIM=self.dim, SPLITS=splits, num_warps=1, **self._early(rows)
-            )
 
     def _early(self, rows: Rows) -> dict[str, bool]:
         return kernels.early(rows.seats.shape[0], self._device)

@@ -28,6 +28,7 @@ from app.engine.staging import pinned, send
 
 log = logging.getLogger(__name__)
 _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+_MIXED = (4, 16, 64)  # sizes of a batch that decodes beside prompts
 _FINE, _ROW_STEP = 64, 128  # packed prompt tokens are padded up to a multiple, the finer up to `_SHORT`
 _SHORT = 512
 _SPARE_TILES = 16  # beyond one for every TILE rows: chunks that end in a part of a tile
@@ -41,7 +42,7 @@ class FusedDecoder:
         self.overlaps = self._captures = device.type == "cuda"
         self._device = device
         max_batch = limits.max_batch
-        self._batches = [size for size in _BATCHES if size < max_batch] + [max_batch]
+        self._batches, self._mixed = ([n for n in sizes if n < max_batch] + [max_batch] for sizes in (_BATCHES, _MIXED))
         self._most_rows = -(-max(limits.step_tokens, max_batch) // _ROW_STEP) * _ROW_STEP
         seats = max_batch + 1
         self.stacks = LoraStacks(model, seats, device, dtype)
@@ -55,10 +56,10 @@ class FusedDecoder:
         self._held = [0] * seats
         self._last = torch.zeros(seats, device=device, dtype=torch.int64)
         tiles = self._most_rows // TILE + max(max_batch, _SPARE_TILES)
-        self._inputs = torch.zeros(3 * self._most_rows + 4 * tiles, device=device, dtype=torch.int32)
+        self._inputs = torch.zeros(3 * self._most_rows + 4 * tiles + max_batch, device=device, dtype=torch.int32)
         self._free = list(range(seats - 1, -1, -1))
         self._seats: dict[str, int] = {}
-        self._graphs: dict[tuple[str, int, bool], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, int, bool], torch.cuda.CUDAGraph] = {}
         self._pool: Any = torch.cuda.graph_pool_handle() if self._captures else None
 
     def warm_up(self) -> None:
@@ -70,8 +71,9 @@ class FusedDecoder:
                 self._blank(size)
                 self._run_decode(size, lora)
             for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True):
-                self._blank(rows)
-                self._run_prefill(rows, self._tile_room(rows), lora)
+                for decoding in [0, *(self._mixed if rows == self._most_rows else ())]:  # other mixtures as they come
+                    self._blank(rows, decoding)
+                    self._run_packed(rows, decoding, self._tile_room(rows), lora)
         choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
@@ -106,17 +108,12 @@ class FusedDecoder:
         for chunk in chunks:
             self._settle(chunk)
         self._tables.copy_(pinned(self._pages, self._device), non_blocking=True)
-        logits = []
-        if decoding:
-            logits.append(self._decode(decoding))
         if prompts:
-            logits.append(self._prefill(prompts, audio))
-        order = [id(c) for c in decoding] + [id(c) for c in prompts if c.final]
-        wanted = [order.index(id(c)) for c in chunks if c.final]
-        joined = logits[0] if len(logits) == 1 else torch.cat(logits)
-        if wanted == list(range(len(wanted))):
-            return joined
-        return joined[send(wanted, self._device)]
+            return self._packed(chunks, decoding, prompts, audio)
+        logits = self._decode(decoding)
+        if all(chunk.final for chunk in chunks):
+            return logits
+        return logits[send([row for row, chunk in enumerate(chunks) if chunk.final], self._device)]
 
     @contextmanager
     def _graphs_in_step(self) -> Iterator[None]:
@@ -128,10 +125,10 @@ class FusedDecoder:
             if self.stacks.layout != before:
                 self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
 
-    def _blank(self, rows: int) -> None:
+    def _blank(self, rows: int, decoding: int = 0) -> None:
         """Inputs of padding alone."""
         self._inputs.zero_()
-        self._inputs[2 * rows : 3 * rows] = -1
+        self._inputs[2 * rows : 3 * rows + decoding] = -1
 
     def _settle(self, chunk: Chunk) -> None:
         """A seat for the chunk's sequence, its adapters and pages told to the device."""
@@ -165,68 +162,76 @@ class FusedDecoder:
         ids, seats, positions = self._inputs[: 3 * size].view(3, size)
 
         def run() -> None:
-            tokens = torch.where(ids < 0, self._last[seats.long()], ids.long())
-            torch.index_select(self._embeddings, 0, tokens, out=self._model.x[:size])
-            self._model.run(Rows(seats, positions, None), self._tables, lora)
+            torch.index_select(self._embeddings, 0, self._tokens(ids, seats), out=self._model.x[:size])
+            self._model.run(Rows(seats, positions, positions, None), self._tables, lora)
             self._model.head(self._model.h[:size], seats, self._model.logits[:size], lora)
 
-        self._replay(("decode", size, lora), run)
+        self._replay((0, size, lora), run)
 
-    def _prefill(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
-        """Packed prompt chunks: logits [final chunks, vocabulary]."""
-        count = sum(chunk.tokens for chunk in chunks)
-        rows = _padded(count)
-        inputs = np.zeros((3, rows), dtype=np.int32)
+    def _tokens(self, ids: torch.Tensor, seats: torch.Tensor) -> torch.Tensor:
+        """Token ids, those under way from where they lie."""
+        return torch.where(ids < 0, self._last[seats.long()], ids.long())
+
+    def _packed(
+        self, chunks: Sequence[Chunk], decoding: Sequence[Chunk], prompts: Sequence[Chunk], audio: Embedder
+    ) -> torch.Tensor:
+        """Prompt chunks, behind the tokens of those that decode: logits [final chunks, vocabulary] in their order."""
+        rows = _padded(sum(chunk.tokens for chunk in chunks))
+        size = next(size for size in (0, *self._mixed) if size >= len(decoding))
+        inputs, decode_positions = np.zeros((3, rows), dtype=np.int32), np.full(size, -1, dtype=np.int32)
         inputs[2] = -1
+        firsts: dict[int, int] = {}
         tiles: list[tuple[int, int, int, int]] = []
-        lasts: list[int] = []
-        places: list[int] = []
-        sounds: list[torch.Tensor] = []
-        first = 0
-        for chunk in chunks:
-            seat, end = self._seats[chunk.sequence.request.id], first + chunk.tokens
-            inputs[0, first:end] = chunk.ids
+        end = 0
+        for chunk in [*decoding, *prompts]:
+            seat, first, end = self._seats[chunk.sequence.request.id], end, end + chunk.tokens
+            firsts[id(chunk)] = first
+            inputs[0, first:end] = chunk.ids or [-1]  # still under way: it is in `_last`
             inputs[1, first:end] = seat
             inputs[2, first:end] = np.arange(chunk.start, chunk.start + chunk.tokens)
-            for at in range(0, chunk.tokens, TILE):
+            for at in range(0, 0 if chunk.decodes else chunk.tokens, TILE):
                 tiles.append((first + at, min(TILE, chunk.tokens - at), chunk.start + at, seat))
-            if heard := audio(chunk):
-                places.extend(first + place for place in heard[0])
-                sounds.append(heard[1])
-            first = end
-            if chunk.final:
-                lasts.append(end - 1)
+        decode_positions[: len(decoding)] = inputs[2, : len(decoding)]
         room = max(self._tile_room(rows), len(tiles))
-        flat = np.zeros(3 * rows + 4 * room, dtype=np.int32)
-        flat[: 3 * rows] = inputs.reshape(-1)
-        flat[3 * rows : 3 * rows + 4 * len(tiles)] = np.array(tiles, dtype=np.int32).reshape(-1)
+        told = np.zeros((room, 4), dtype=np.int32)
+        told[: len(tiles)] = tiles
+        flat = np.concatenate([inputs.reshape(-1), decode_positions, told.reshape(-1)])
         self._inputs[: len(flat)].copy_(pinned(flat, self._device), non_blocking=True)
-        x = self._model.x[:rows]
-        torch.index_select(self._embeddings, 0, self._inputs[:rows], out=x)
-        if places:
-            x.index_copy_(0, send(places, self._device), torch.cat(sounds))
+        ids, seats = self._inputs[: 2 * rows].view(2, rows)
+        torch.index_select(self._embeddings, 0, self._tokens(ids, seats), out=self._model.x[:rows])
+        for chunk in prompts:
+            if heard := audio(chunk):
+                places = send([firsts[id(chunk)] + place for place in heard[0]], self._device)
+                self._model.x.index_copy_(0, places, heard[1])
         lora = any(chunk.sequence.request.shares for chunk in chunks)
-        self._run_prefill(rows, room, lora)
-        if not lasts:
+        self._run_packed(rows, size, room, lora)
+        wanted = [firsts[id(chunk)] + chunk.tokens - 1 for chunk in chunks if chunk.final]
+        if not wanted:
             return self._model.logits[:0]
-        index = send(lasts, self._device)
-        hidden, seats = self._model.h[index], self._inputs[rows : 2 * rows][index]
-        return self._model.head(hidden, seats, hidden.new_empty(len(lasts), self._model.logits.shape[1]), lora)
+        index = send(wanted, self._device)
+        hidden = self._model.h[index]
+        out = hidden.new_empty(len(wanted), self._model.logits.shape[1])
+        return self._model.head(hidden, seats[index], out, lora)
 
-    def _run_prefill(self, rows: int, room: int, lora: bool) -> None:
+    def _run_packed(self, rows: int, size: int, room: int, lora: bool) -> None:
+        """Rows of which at most the first ``size`` decode."""
         _, seats, positions = self._inputs[: 3 * rows].view(3, rows)
-        tiles = self._inputs[3 * rows : 3 * rows + 4 * room].view(room, 4)
+        decoding = self._inputs[3 * rows : 3 * rows + size] if size else None
+        tiles = self._inputs[3 * rows + size : 3 * rows + size + 4 * room].view(room, 4)
         captured = room == self._tile_room(rows)
         self._replay(
-            ("prefill", rows, lora) if captured else None,
-            lambda: self._model.run(Rows(seats, positions, tiles), self._tables, lora),
+            (rows, size, lora) if captured else None,
+            lambda: self._model.run(Rows(seats, positions, decoding, tiles), self._tables, lora),
         )
 
     def _tile_room(self, rows: int) -> int:
         return rows // TILE + _SPARE_TILES
 
-    def _replay(self, key: tuple[str, int, bool] | None, run: Callable[[], object]) -> None:
-        """Run as a graph; the first time as it is, and captured afterwards for the next."""
+    def _replay(self, key: tuple[int, int, bool] | None, run: Callable[[], object]) -> None:
+        """Run as a graph; the first time as it is, and captured afterwards for the next.
+
+        ``key``: rows of a packed pass (0: a decode step), how many decode, and whether any has an adapter.
+        """
         if key is not None and key in self._graphs:
             self._graphs[key].replay()
             return

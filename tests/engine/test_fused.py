@@ -52,6 +52,7 @@ def fused(drive, monkeypatch):
     for name in ("_FINE", "_ROW_STEP", "TILE"):
         monkeypatch.setattr(fused_decoder, name, 16)
     monkeypatch.setattr(fused, "TILE", 16)
+    monkeypatch.setattr(fused_decoder, "_MIXED", (2,))
     monkeypatch.setattr(fused, "_PROGRAMS", 16)
     monkeypatch.setattr(fused_decoder.FusedDecoder, "warm_up", lambda self: None)
 
@@ -198,7 +199,7 @@ def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
     """A graph over tensors that were replaced would write to memory that is no longer its own."""
     driver = fused()
     decoder = driver.engine.runner.decoder
-    decoder._graphs = {("decode", 1, True): object(), ("decode", 1, False): object()}
+    decoder._graphs = {(0, 1, True): object(), (0, 1, False): object()}
 
     def failing(slot, adapter, capacity):
         decoder.stacks._grow(capacity)
@@ -207,4 +208,4 @@ def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
     monkeypatch.setattr(decoder.stacks, "load", failing)
     with pytest.raises(MemoryError):
         decoder.load(None, None, 100)
-    assert list(decoder._graphs) == [("decode", 1, False)]
+    assert list(decoder._graphs) == [(0, 1, False)]

@@ -37,7 +37,8 @@ async def _stream(client: httpx.AsyncClient, recording: bytes, adapter: str, new
     form = {"prompt": WORDS, "adapter": adapter, "max_new_tokens": str(new_tokens), "stream": "true"}
     kind, data = "", {}
     async with client.stream("POST", "/generate", data=form, files={"audio": recording}) as answer:
-        answer.raise_for_status()
+        if answer.is_error:
+            raise RuntimeError(f"{answer.status_code}: {(await answer.aread()).decode(errors='replace')}")
         async for line in answer.aiter_lines():
             if line.startswith("event: "):
                 kind = line.removeprefix("event: ")

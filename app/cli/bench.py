@@ -193,7 +193,7 @@ def _over_http(report: Report, settings: "Settings", model: str, case: "Case", n
     own = next(
         result.total_rate for result in report.results if (result.case, result.system) == (str(case), "Overtone")
     )
-    options = ["--model", model, "--adapters", str(folder / "registry")]
+    options = ["--model", model, "--adapters", str(folder / "made")]
     options += ["--device", settings.device, "--dtype", settings.dtype]
     begun = time.perf_counter()
     with ServerProcess(folder / "server.log", *options) as server, err.status("through HTTP …"):

@@ -55,10 +55,10 @@ class Service:
     @classmethod
     def open(cls, settings: Settings) -> "Service":
         """Load the model, open the registry, start the engine."""
-        if settings.cpu_threads:
-            torch.set_num_threads(settings.cpu_threads)
         device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, device)
+        if threads := settings.cpu_threads or (1 if device.type == "cuda" else 0):
+            torch.set_num_threads(threads)  # beside a GPU, recordings are prepared one a core, many at a time
         if settings.model.startswith(RANDOM):
             size = settings.model.removeprefix(RANDOM)
             return cls.over(settings, random_weights(size, str(EMBEDDED_MODEL), device, dtype))

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on CUDA, float32 on CPU"
     )
-    cpu_threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's own choice")
+    cpu_threads: int = Field(0, ge=0, description="torch threads; 0: torch's own choice, 1 beside a GPU")
 
     adapters: Path = Field(Path("adapters"), description="the registry folder")
     adapter_roots: Folders = Field((), description="folders that `source` may name in POST /adapters")

@@ -31,6 +31,7 @@ def event_stream(*sources: AsyncIterator[str]) -> StreamingResponse:
 
 async def _merged(sources: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:
     lines: asyncio.Queue[str | None] = asyncio.Queue()
+    silent = True  # since the last look
 
     async def forward(source: AsyncIterator[str]) -> None:
         try:
@@ -39,19 +40,26 @@ async def _merged(sources: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:
         finally:
             lines.put_nowait(None)
 
-    tasks = [asyncio.create_task(forward(source)) for source in sources]
-    running = len(tasks)
+    async def keep_alive() -> None:  # one timer for all, where a timeout of each line would cost more than the line
+        nonlocal silent
+        while True:
+            silent = True
+            await asyncio.sleep(KEEP_ALIVE_S)
+            if silent:
+                lines.put_nowait(": waiting\n\n")
+
+    forwards = [asyncio.create_task(forward(source)) for source in sources]
+    tasks = [*forwards, asyncio.create_task(keep_alive())]
+    running = len(forwards)
     try:
         while running:
-            try:
-                line = await asyncio.wait_for(lines.get(), KEEP_ALIVE_S)
-            except TimeoutError:
-                line = ": waiting\n\n"
+            line = await lines.get()
+            silent = False
             if line is None:
                 running -= 1
             else:
                 yield line
-        for task in tasks:
+        for task in forwards:
             task.result()  # raises what nobody expected, so that it is logged
     finally:
         for task in tasks:

@@ -16,7 +16,7 @@ from app.access.keyring import Keyring
 from app.access.meter import Meter
 from app.api.journal import Journal
 from app.api.metrics import Metrics
-from app.api.tickets import Desk
+from app.api.tickets import Desk, Outbox
 from app.errors import NotReady, OvertoneError
 from app.jobs.command import training_command
 from app.jobs.memory import shortage_on
@@ -49,6 +49,7 @@ class AppState:
         self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()
+        self.outbox: Outbox  # from `run` on, when there is a loop
         self.keyring = Keyring(settings.api_keys, settings.admin_keys, settings.keys_file)
         self.meter = Meter()
         self.journal = Journal()
@@ -95,6 +96,7 @@ class AppState:
 
     async def run(self) -> None:
         """Open, then watch until cancelled."""
+        self.outbox = Outbox(asyncio.get_running_loop())
         opening = asyncio.create_task(self.open())
         try:
             await asyncio.shield(opening)
@@ -177,7 +179,7 @@ JobRunner = Annotated[VisibleJobs, Depends(_jobs)]
 
 async def _desk(state: State, service: Ready) -> AsyncIterator[Desk]:
     """Where requests are handed in. Whatever ends the HTTP request ends what it asked of the engine."""
-    desk = Desk(service, state.metrics)
+    desk = Desk(service, state.metrics, state.outbox)
     try:
         yield desk
     finally:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -39,21 +40,43 @@ class Question:
     fit: bool = False
 
 
+class Outbox:
+    """Events on their way from the engine's thread to the event loop, which is woken once for all of a step."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[tuple[Callable[[Event], None], Event]] = deque()
+        self._woken = False
+
+    def put(self, receiver: Callable[[Event], None], event: Event) -> None:
+        """Called on the engine's thread."""
+        self._events.append((receiver, event))
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # before the first is taken: a later one wakes the loop again
+        while self._events:
+            receiver, event = self._events.popleft()
+            self._loop.call_soon(receiver, event)  # one that fails takes no other along
+
+
 class Ticket:
     """A submitted question, whose events can be awaited."""
 
-    def __init__(self, question: Question, metrics: Metrics) -> None:
+    def __init__(self, question: Question, metrics: Metrics, outbox: Outbox) -> None:
         self.question = question
         self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
+        self._outbox = outbox
         self._trace = traces.CURRENT.get()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self.request: Request | None = None
 
     def emit(self, event: Event) -> None:
         """Called on the engine's thread."""
-        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._arrive, event)
+        self._outbox.put(self._arrive, event)
 
     async def events(self) -> AsyncIterator[Token | Done]:
         """Events up to `Done`. Raises the error of a request that failed."""
@@ -90,15 +113,16 @@ class Ticket:
 class Desk:
     """Takes the questions of one HTTP request; closing it cancels those that still run."""
 
-    def __init__(self, service: Service, metrics: Metrics) -> None:
+    def __init__(self, service: Service, metrics: Metrics, outbox: Outbox) -> None:
         self._service = service
         self._metrics = metrics
+        self._outbox = outbox
         self._deadline = time.monotonic() + service.settings.request_seconds
         self._tickets: list[Ticket] = []
 
     async def submit(self, question: Question) -> Ticket:
         """Queue a question. Raises what `Service.request` and `Engine.submit` raise."""
-        ticket = Ticket(question, self._metrics)
+        ticket = Ticket(question, self._metrics, self._outbox)
         # rendering and tokenising take milliseconds for long prompts: off the event loop
         ticket.request = await asyncio.to_thread(
             self._service.request,

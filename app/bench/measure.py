@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from app.bench.baselines import Baselines
 from app.bench.workload import Case, make_clip, make_messages
-from app.engine.request import Done, Event, Failed, Sampling, Token
+from app.engine.request import Done, Event, Failed, Request, Sampling, Token
 from app.service import Service
 
 _seeds = itertools.count(1_000)  # a clip of its own for every request: the encoder cache stays out of it
@@ -53,6 +53,33 @@ class Trace:
         begin, end = max(self.first), min(times[-1] for times in self.tokens)
         counted = sum(begin < moment <= end for times in self.tokens for moment in times)
         return counted / max(end - begin, 1e-9)
+
+
+def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -> float:
+    """Tokens/s when each request is followed by another, ``rounds`` in a row; every one hears a clip of its own."""
+    ended: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+    sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
+
+    def request(index: int) -> Request:
+        def emit(event: Event) -> None:
+            if not isinstance(event, Token):
+                ended.put((index, event))
+
+        clip = make_clip(service.loaded, next(_seeds), case.seconds)
+        shares = service.shares(case.adapter_of(index) or "base")
+        return service.request(make_messages(clip), shares, sampling, emit)
+
+    waiting = [[request(index) for _ in range(rounds)] for index in range(case.requests)]
+    begun = time.perf_counter()
+    for requests in waiting:
+        service.engine.submit(requests.pop())
+    for _ in range(case.requests * rounds):
+        index, event = ended.get()
+        if isinstance(event, Failed):
+            raise event.error
+        if waiting[index]:
+            service.engine.submit(waiting[index].pop())
+    return case.requests * rounds * new_tokens / (time.perf_counter() - begun)
 
 
 def trace(service: Service, case: Case, new_tokens: int, seed: int | None = None) -> Trace:

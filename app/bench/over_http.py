@@ -1,42 +1,75 @@
-"""The same load through HTTP: a client's view of a running server."""
+"""The same load through HTTP: what clients see of a running server. Several processes, or they would be the limit."""
 
 import asyncio
 import io
 import json
+import multiprocessing
+import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 import httpx
 import numpy as np
 import soundfile
 
-from app.bench.workload import WORDS, Case
-
 RATE = 16_000
+_MOST_PROCESSES = 8
 
 
-def tokens_per_second(url: str, case: Case, seconds: float, new_tokens: int) -> float:
-    """Stream all requests of a case at once from ``url``: all tokens over the time until the last answer's end."""
-    return asyncio.run(_stream_all(url, case, seconds, new_tokens))
+@dataclass(frozen=True)
+class Load:
+    """One client for each of ``adapters``; each asks about clips of ``seconds``, ``rounds`` times in a row."""
+
+    url: str
+    prompt: str
+    adapters: Sequence[str]
+    seconds: float
+    new_tokens: int
+    rounds: int
 
 
-async def _stream_all(url: str, case: Case, seconds: float, new_tokens: int) -> float:
-    recordings = [_recording(index, seconds) for index in range(case.requests)]
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
-        begun = time.perf_counter()
-        tokens = await asyncio.gather(
-            *(
-                _stream(client, recording, case.adapter_of(index) or "base", new_tokens)
-                for index, recording in enumerate(recordings)
-            )
-        )
-        return sum(tokens) / (time.perf_counter() - begun)
+def tokens_per_second(load: Load) -> float:
+    """All tokens over the time until the last answer's end, after an answer to each client that does not count."""
+    count = min(_MOST_PROCESSES, len(load.adapters), max(1, (os.cpu_count() or 1) // 2))
+    clients = [range(len(load.adapters))[index::count] for index in range(count)]
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as processes:
+        for rounds in (1, load.rounds):
+            found = list(processes.map(_ask, [load] * count, clients, [rounds] * count))
+    begins, ends, tokens = zip(*found, strict=True)
+    return float(sum(tokens) / (max(ends) - min(begins)))
 
 
-async def _stream(client: httpx.AsyncClient, recording: bytes, adapter: str, new_tokens: int) -> int:
+def _ask(load: Load, clients: Sequence[int], rounds: int) -> tuple[float, float, int]:
+    """When some of the clients began and ended, and their tokens."""
+    recordings = {
+        client: [_recording(client + len(load.adapters) * number, load.seconds) for number in range(rounds)]
+        for client in clients
+    }
+    return asyncio.run(_ask_all(load, recordings))
+
+
+async def _ask_all(load: Load, recordings: dict[int, list[bytes]]) -> tuple[float, float, int]:
+    async def one_client(number: int) -> int:
+        return sum([await _stream(http, load, recording, load.adapters[number]) for recording in recordings[number]])
+
+    async with httpx.AsyncClient(base_url=load.url, timeout=300, limits=httpx.Limits(max_connections=None)) as http:
+        begun = time.monotonic()  # one clock for all processes
+        tokens = await asyncio.gather(*(one_client(number) for number in recordings))
+        return begun, time.monotonic(), sum(tokens)
+
+
+async def _stream(http: httpx.AsyncClient, load: Load, recording: bytes, adapter: str) -> int:
     """Tokens of one answer, as its last event counts them."""
-    form = {"prompt": WORDS, "adapter": adapter, "max_new_tokens": str(new_tokens), "stream": "true"}
+    form = {
+        "prompt": load.prompt,
+        "adapter": adapter,
+        "max_new_tokens": str(load.new_tokens),
+        "stream": "true",
+    }
     kind, data = "", {}
-    async with client.stream("POST", "/generate", data=form, files={"audio": recording}) as answer:
+    async with http.stream("POST", "/generate", data=form, files={"audio": recording}) as answer:
         if answer.is_error:
             raise RuntimeError(f"{answer.status_code}: {(await answer.aread()).decode(errors='replace')}")
         async for line in answer.aiter_lines():

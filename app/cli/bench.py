@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from app.service import Service
     from app.settings import Settings
 
+ROUNDS = 4  # answers that each client of --http asks for, one after the other
+
 
 @dataclass
 class Report:
@@ -64,7 +66,7 @@ def bench(
         bool, typer.Option("--latency", help="Also waits: first tokens, a burst, cold adapters, arriving prompts.")
     ] = False,
     http: Annotated[
-        str | None, typer.Option(help="Also one of the cases through HTTP, and the server's start.", show_default=False)
+        str | None, typer.Option(help="Also a case through HTTP, and how long the server starts.", show_default=False)
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a step.", show_default=False)] = None,
@@ -87,7 +89,7 @@ def bench(
         report = Report(show=not as_json)
         with tempfile.TemporaryDirectory() as folder:
             loaded = _load(settings, random_weights)
-            _run(report, settings, loaded, cases, new_tokens, repeats, latency, Path(folder))
+            _run(report, settings, loaded, cases, new_tokens, repeats, latency, through_http, Path(folder))
             if through_http:
                 model = _saved(loaded, Path(folder)) if random_weights else settings.model
                 del loaded
@@ -117,15 +119,17 @@ def _run(
     new_tokens: int,
     repeats: int,
     latency: bool,
+    through_http: "Case | None",
     folder: Path,
 ) -> None:
     from app.bench.baselines import Baselines
     from app.bench.latency import figures
-    from app.bench.measure import baselines_of, measure_baseline, measure_engine
+    from app.bench.measure import baselines_of, measure_baseline, measure_engine, sustained_rate
     from app.bench.workload import write_all
 
     report.title = _title(loaded, new_tokens, cases[0].seconds)
-    adapters = write_all(loaded, folder / "made", cases)
+    asked = (*cases, through_http) if through_http else cases
+    adapters = write_all(loaded, folder / "made", asked)
     baselines = Baselines(loaded, {name: made for name, made in adapters.items() if "-r8-" in name})
     for case in cases:
         for name, run in baselines_of(baselines, case):
@@ -133,7 +137,7 @@ def _run(
                 report.results.append(measure_baseline(name, run, case, new_tokens, repeats))
     del baselines
     _free()
-    with _service(settings, loaded, cases, new_tokens, adapters, folder) as service:
+    with _service(settings, loaded, asked, new_tokens, adapters, folder) as service:
         for case in cases:
             with err.status(f"{case}: Overtone …"):
                 report.results.append(measure_engine(service, case, new_tokens, repeats))
@@ -145,6 +149,10 @@ def _run(
             service.engine.free_slots().result()
             with err.status("…") as status:
                 report.add(figures(service, len(adapters), repeats, lambda what: status.update(f"{what} …")))
+        if through_http:
+            with err.status(f"{through_http}, again and again …"):
+                rate = sustained_rate(service, through_http, new_tokens, ROUNDS)
+            report.add([(f"{through_http}, {ROUNDS} answers in a row", rate, "tokens/s")])
 
 
 @contextmanager
@@ -186,26 +194,23 @@ def _over_http(report: Report, settings: "Settings", model: str, case: "Case", n
     """The case through a server of its own, and how long that took to start."""
     import time
 
-    from app.bench.over_http import tokens_per_second
+    from app.bench.over_http import Load, tokens_per_second
+    from app.bench.workload import WORDS
     from app.cli.process import ServerProcess
 
     _free()
-    own = next(
-        result.total_rate for result in report.results if (result.case, result.system) == (str(case), "Overtone")
-    )
+    _, own, _ = report.figures[-1]  # of `_run`
+    adapters = [case.adapter_of(client) or "base" for client in range(case.requests)]
     options = ["--model", model, "--adapters", str(folder / "made")]
     options += ["--device", settings.device, "--dtype", settings.dtype]
     begun = time.perf_counter()
     with ServerProcess(folder / "server.log", *options) as server, err.status("through HTTP …"):
         server.wait_ready(600)
         report.add([("process start until ready", time.perf_counter() - begun, "s")])
-        seconds = case.seconds or 30.0
-        tokens_per_second(server.url, case, seconds, 2)
-        rate = tokens_per_second(server.url, case, seconds, new_tokens)
+        load = Load(server.url, WORDS, adapters, case.seconds or 30.0, new_tokens, ROUNDS)
+        rate = tokens_per_second(load)
         server.stop()
-    report.add(
-        [(f"{case} through HTTP, whole answers", rate, "tokens/s"), ("share of the engine's own", rate / own, "")]
-    )
+    report.add([("the same through HTTP, streaming", rate, "tokens/s"), ("share of the engine's own", rate / own, "")])
 
 
 def _free() -> None:

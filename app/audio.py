@@ -28,7 +28,7 @@ MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are pad
 SILENT_DBFS = -60.0  # RMS below it counts as silence
 FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
 LOUDEST = 1e10  # beyond any integer scale exported as float; more is damage, and would overflow
-BLOCKS_PER_SECOND = 4  # decoded at a time; of a damaged file, what lies before the block is kept
+BLOCK_SECONDS = 1  # decoded at a time; of a damaged file, what lies before the block is kept
 BLOCK_SAMPLES = 1 << 20  # of all channels together, at most in one block
 HIGHEST_RATE = 768_000  # Hz
 UNKNOWN_FRAMES = 1 << 62  # libsndfile: a header without a length counts more
@@ -280,7 +280,7 @@ def _open_soundfile(data: bytes, clock: _Clock) -> _Source | None:
     if not 0 < rate <= HIGHEST_RATE:
         file.close()
         return None
-    size = max(1, min(rate // BLOCKS_PER_SECOND, BLOCK_SAMPLES // channels))
+    size = max(1, min(rate * BLOCK_SECONDS, BLOCK_SAMPLES // channels))
 
     def blocks() -> Iterator[Samples]:
         with file:

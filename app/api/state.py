@@ -27,6 +27,7 @@ from app.service import Service
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
+MOST_EARS = 4  # more threads hear no faster, they wait for the interpreter's lock, and the engine's thread with them
 
 
 class AppState:
@@ -45,7 +46,7 @@ class AppState:
         self.jobs_failure = ""
         self.on_failure: Callable[[], None] = lambda: None
         self.draining = False
-        self.ears = CapacityLimiter(settings.cpu_threads or os.cpu_count() or 1)
+        self.ears = CapacityLimiter(settings.cpu_threads or min(MOST_EARS, os.cpu_count() or 1))
         self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()

@@ -34,7 +34,7 @@ from training.options import Places, TrainOptions
 from training.prepare import Data, audio_limits, judge, read_data
 from training.publish import open_registry, publish, push_to_hub, write_card
 from training.trainer import Cancelled, Progress, Trainer, checkpoint_options
-from training.workers import Workers, join
+from training.workers import Workers, join, launched
 
 
 class BaseChanged(OvertoneError):
@@ -75,10 +75,10 @@ class Run:
         self.options, self.places, self.settings, self.events = options, places, settings, events
         self._counted = counted
         self._trainer: Trainer | None = None
+        if options.method == "head" and launched()[1] > 1:
+            raise BadRequest("A head takes one process, and seconds: train it without accelerate launch.")
         self.device = join(settings.device)
         self.workers = Workers()
-        if self.workers.count > 1 and options.method == "head":
-            raise BadRequest("A head takes one process, and seconds: train it without accelerate launch.")
 
     def cancel(self, code: int) -> None:
         """Stop after the current step with a checkpoint; outside the steps, at once. Raises Cancelled then."""

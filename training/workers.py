@@ -121,7 +121,8 @@ class Workers:
                 time.sleep(LOOK_S)
             work.wait()
         except RuntimeError as error:
-            raise TrainingFailed(_lost(str(error).splitlines()[0])) from error
+            reason, _, _ = str(error).partition(". ")  # the rest of gloo's is a page
+            raise TrainingFailed(_lost(reason)) from error
 
 
 def launched() -> tuple[int, int]:
@@ -146,7 +147,7 @@ def join(device: str) -> torch.device:
     if found.type == "cuda" and here > torch.cuda.device_count():
         raise BadRequest(f"{here} processes were started for {torch.cuda.device_count()} GPUs; one a GPU is right.")
     joined: torch.device = PartialState(cpu=found.type == "cpu", timeout=PATIENCE).device
-    return joined
+    return joined if found.type == "cuda" else found
 
 
 def _split(flat: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:

@@ -76,6 +76,15 @@ def whole(place: Path, model_folder: Path, tones: Path) -> Path:
     return place / "registry" / "whole"
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_machines_train_as_one_process_does(whole: Path, place: Path, train: Callable[..., Any]) -> None:
     outcome, seen = train(**ASKED, name="one")
     (start,) = events(place, "whole", "start")

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -102,6 +103,8 @@ class Trainer:
     def _all_steps(self) -> None:
         began, first = time.monotonic(), self.progress.step
         while self.progress.step < self.steps and not self.progress.stopped:
+            if self._workers.orphaned:
+                self.cancelled = self.cancelled or 128 + signal.SIGTERM
             if code := int(self._workers.most(self.cancelled)):
                 self._save()
                 raise Cancelled(code)

@@ -1,5 +1,6 @@
 """One process or several (`accelerate launch … -m training train …`), which share each step's rows."""
 
+import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -30,6 +31,7 @@ class Workers:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.count = distributed.get_world_size() if distributed.is_initialized() else 1
         self.told_to_stop: float | None = None  # monotonic seconds
+        self._launcher = os.getppid()
         nccl = self.count > 1 and distributed.get_backend() == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
@@ -37,6 +39,11 @@ class Workers:
     def first(self) -> bool:
         """Whether this is the process that reads, tells and publishes for all."""
         return self.rank == 0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher was killed, which leaves its processes running."""
+        return self.count > 1 and os.getppid() != self._launcher
 
     def share(self, things: Sequence[T]) -> Sequence[T]:
         """This process's part of ``things``; together the processes have each once."""

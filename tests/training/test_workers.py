@@ -102,9 +102,10 @@ def test_two_machines_train_as_one_process_does(whole: Path, place: Path, train:
     assert len(events(place, "whole", "done")) == len(list((place / "whole" / "tensorboard").iterdir())) == 1
 
 
-def test_what_is_stopped_or_loses_a_process_goes_on_to_the_same_bits(
+def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(
     whole: Path, place: Path, model_folder: Path, tones: Path
 ) -> None:
+    """Stopped by a signal, without its launcher, and without one of its processes."""
     how = ("--multi_gpu", "--num_machines", "1", "--num_processes", "2")
     told = place / f"cut{''.join(how[-2:])}.log"
 
@@ -123,6 +124,14 @@ def test_what_is_stopped_or_loses_a_process_goes_on_to_the_same_bits(
     assert "Stopped. The same command goes on" in told.read_text()
     assert not any(child.is_running() for child in children)
     stopped = len(events(place, "cut", "step"))
+
+    with launched(place, model_folder, tones, "cut", *how) as process:
+        steps_until(process, stopped + 2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        gone, running = psutil.wait_procs(children, 30)
+        assert (len(gone) >= 2, running) == (True, [])
+    stopped = events(place, "cut", "step")[-1]["step"]
     assert stopped < 5 * EPOCHS
 
     with launched(place, model_folder, tones, "cut", *how) as process:

@@ -28,7 +28,7 @@ from training.hearing import Hearing
 from training.workers import Workers
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 6  # of 5 steps
+EPOCHS = 8  # of 5 steps
 ASKED = {"epochs": EPOCHS, "dropout": 0.0, "evaluate_rows": 2, "max_new_tokens": 4, "patience": 50}
 
 

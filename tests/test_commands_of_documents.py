@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 import typer
+from accelerate.commands.launch import launch_command_parser
 from typer.testing import CliRunner
 
 from app.cli.main import app as cli
@@ -40,6 +41,7 @@ NOT_RUN = {
     "OVERTONE_WEIGHTS=": "runs until it is stopped, and needs a GPU",
     "overtone train": "minutes; tests/training/test_run.py",
     "python -m training train": "minutes; tests/training/test_examples.py",
+    "accelerate launch": "needs several GPUs; on a CPU: tests/training/test_workers.py",
     "overtone compare-methods": "minutes; tests/training/test_compare.py",
     "overtone keys": "needs keys made before; tests/cli/test_commands.py",
     "overtone bench": "minutes, and a GPU for most",
@@ -61,7 +63,7 @@ def chosen(*programs: str) -> pytest.MarkDecorator:
 
 
 def test_every_command_is_read_or_excused() -> None:
-    assert {c.words[0] for c in READ} == {"overtone", "python", "make", "curl"}
+    assert {c.words[0] for c in READ} == {"overtone", "python", "accelerate", "make", "curl"}
     for beginning in OTHERS | NOT_RUN:
         assert any(c.line.startswith(beginning) for c in ALL), f"{beginning}: no longer in the documents"
 
@@ -81,6 +83,17 @@ def test_commands_parse(command: Command) -> None:
     program.make_context(command.line, words).close()
     known = {f"OVERTONE_{name.upper()}" for name in Settings.model_fields}
     assert {variable.partition("=")[0] for variable in command.variables} <= known
+
+
+@chosen("accelerate")
+def test_accelerate_launches_our_program(command: Command) -> None:
+    launch, *words = command.words[1:]
+    assert launch == "launch"
+    told = launch_command_parser().parse_args(words)
+    assert (told.module, told.training_script) == (True, "training")
+    assert told.config_file is None or (ROOT / told.config_file).is_file()
+    name, *words = told.training_script_args
+    typer.main.get_command(training).commands[name].make_context(command.line, words).close()
 
 
 @chosen("make")

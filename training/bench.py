@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app.audio import Limits
 from app.errors import BadRequest
-from app.model.base import LoadedModel, load, pick_device, pick_dtype
+from app.model.base import LoadedModel, load, pick_dtype
 from app.model.features import FeatureExtractor
 from app.model.prompt import PromptRenderer
 from app.model.random_weights import SIZES, random_weights
@@ -28,6 +28,7 @@ from training.fused import fused
 from training.hearing import Hearing
 from training.options import TrainOptions
 from training.trainer import Trainer
+from training.workers import Workers, join
 
 ANSWER = "the quick brown fox jumps over the lazy dog and is seen no more"
 PROMPT = "What is said in this recording?"
@@ -48,24 +49,39 @@ class Speed:
 
 
 def measure(settings: Settings, size: str | None, seconds: float, batch: int | None, steps: int) -> list[Speed]:
-    """Both systems, the plain loop first; the median of ``steps`` steps after one that warms up."""
+    """Both systems, the plain loop first; the median of ``steps`` steps after one that warms up.
+
+    Several processes measure this trainer alone, with ``batch`` clips for each of them.
+    """
     loaded = _load(settings, size)
-    batch = batch or min(32, max(8, round(160 / seconds)))
+    workers = Workers()
+    batch = (batch or min(32, max(8, round(160 / seconds)))) * workers.count
     with tempfile.TemporaryDirectory() as folder:
         hearing = Hearing(loaded, Limits(3600, 1 << 30), Path(folder))
         seconds = min(seconds, FeatureExtractor(loaded.processor).window_seconds)
         examples = make_examples(_rows(Path(folder), seconds, batch), hearing, PromptRenderer(loaded.processor))
         options = TrainOptions(data="-", name="bench", batch=batch, micro_tokens=16384, dropout=0)
-        torch.manual_seed(0)
-        plain = _Plain(loaded, examples, hearing, options)
-        slow = _timed("transformers + PEFT, plain loop", plain.step, examples, loaded, steps)
-        plain.unload()
+        found = [] if workers.count > 1 else [_plain(loaded, examples, hearing, options, steps)]
         torch.manual_seed(0)
         adapted = Adapted(loaded, options)
         forward = Forward(loaded.model, hearing)
-        trainer = Trainer(adapted, forward, examples, examples, options, Events(), Path(folder) / "checkpoint")
+        checkpoint = Path(folder) / "checkpoint"
+        trainer = Trainer(adapted, forward, examples, examples, options, Events(), checkpoint, workers)
+        name = f"overtone train, {workers.count} processes" if workers.count > 1 else "overtone train"
         with fused(loaded.device):
-            return [slow, _timed("overtone train", lambda: trainer.step(examples), examples, loaded, steps)]
+            found.append(_timed(name, lambda: trainer.step(examples), examples, loaded, steps))
+        workers.leave()
+        return found
+
+
+def _plain(
+    loaded: LoadedModel, examples: list[Example], hearing: Hearing, options: TrainOptions, steps: int
+) -> "Speed":
+    torch.manual_seed(0)
+    plain = _Plain(loaded, examples, hearing, options)
+    found = _timed("transformers + PEFT, plain loop", plain.step, examples, loaded, steps)
+    plain.unload()
+    return found
 
 
 class _Plain:
@@ -138,7 +154,7 @@ def _rows(folder: Path, seconds: float, count: int) -> list[Row]:
 
 
 def _load(settings: Settings, size: str | None) -> LoadedModel:
-    device = pick_device(settings.device)
+    device = join(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     if size is None:
         return load(settings.model, device, dtype)

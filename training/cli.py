@@ -93,14 +93,16 @@ def train(
         "push_to_hub": push_to_hub, "audio_roots": audio_root,
     }  # fmt: skip
     from training.events import Events, json_lines, tensorboard
+    from training.workers import launched
 
     folder = work or Path("runs") / (name or "check")
     told = Events()
     trains = not (check or dry_run)
+    rank, _ = launched()  # the first process writes for all
     with _reported(told, as_json):
-        if events or trains:
+        if rank == 0 and (events or trains):
             told.listeners.append(json_lines(events or folder / "events.jsonl"))
-        if trains:
+        if rank == 0 and trains:
             told.listeners.append(tensorboard(folder / "tensorboard"))
         if not (name or check):
             raise BadRequest("Name the adapter: --name my-adapter.")
@@ -164,8 +166,11 @@ def bench(
     with _reported(as_json=as_json):
         from training.bench import measure, table_of
         from training.console import out as shown
+        from training.workers import launched
 
         found = measure(settings_of(model=model, device=device, dtype=dtype), random_weights, seconds, batch, steps)
+        if launched()[0]:
+            return
         if as_json:
             print(json.dumps([asdict(one) for one in found], indent=2))
         else:
@@ -223,10 +228,10 @@ def _train(
 
     with Display(options.allow) as display:
         run = Run(options, Places(settings.adapters, work), settings, told, display.counted)
-        if run.workers.rank == 0:
+        if run.workers.first:
             told.listeners.append(display.event)
         else:
-            told.listeners.clear()
+            err.quiet = out.quiet = True
         _stop_on_signals(run)
         if check:
             report = run.check()
@@ -240,10 +245,11 @@ def _train(
             out.print_json(data=found)
         else:
             outcome = run.run()
-            if outcome.adapter and as_json:
+            if outcome and as_json:
                 out.print_json(data=outcome.told())
-            elif outcome.adapter:
-                show_outcome(outcome, outcome.adapter, str(settings.adapters))
+            elif outcome:
+                show_outcome(outcome, str(settings.adapters))
+        run.workers.leave()
 
 
 def _stop_on_signals(run: "Run") -> None:
@@ -263,11 +269,15 @@ def _reported(told: "Events | None" = None, as_json: bool = False) -> Iterator[N
     With ``as_json`` also on stdout, in the shape of `overtone`'s other commands.
     """
     from training.trainer import Cancelled
+    from training.workers import launched
 
+    rank, count = launched()
+    who = f" (process {rank + 1} of {count})" if rank else ""
     try:
         yield
     except Cancelled as stopped:
-        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        if rank == 0:
+            typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
         raise typer.Exit(stopped.code) from None
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("app", "training"):
@@ -278,8 +288,8 @@ def _reported(told: "Events | None" = None, as_json: bool = False) -> Iterator[N
         problems = error.problems if isinstance(error, AdapterRejected | DatasetError) else []
         if told:
             told.emit("error", message=str(error), problems=problems)
-        if as_json:
+        if as_json and rank == 0:
             facts = {"code": error.code, "status": error.status, "message": str(error)}
             print(json.dumps({"error": facts | ({"problems": problems} if problems else {})}, indent=2))
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(f"error{who}: {error}", fg="red", err=True)
         raise typer.Exit(REFUSED if isinstance(error, BadRequest) else 1) from None

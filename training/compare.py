@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from app.errors import OvertoneError
+from app.errors import BadRequest, OvertoneError
 from app.model.base import combine_checksums, weight_checksums
 from app.settings import Settings
 from training.curves import draw_curves
@@ -19,6 +19,7 @@ from training.metrics import METRICS
 from training.options import Method, Places, TrainOptions
 from training.run import Run, Trained
 from training.sample_data import write
+from training.workers import launched
 
 METHODS: tuple[Method, ...] = ("lora", "projector", "head")
 PARTS = ("audio_tower", "projector", "language_model")
@@ -44,7 +45,9 @@ class Compared:
 
 
 def compare(data: str | None, out: Path, settings: Settings, epochs: float, told: Console) -> list[Compared]:
-    """Run all three; each starts from the same base model."""
+    """Run all three; each starts from the same base model. Raises BadRequest where a launcher started several."""
+    if launched()[1] > 1:
+        raise BadRequest("The comparison takes one process: run it without accelerate launch.")
     source = data or str(write(out / "telephone-tones"))
     found = []
     for method in METHODS:
@@ -69,7 +72,7 @@ def _one(method: Method, source: str, out: Path, settings: Settings, epochs: flo
     began = time.monotonic()
     outcome = run.run()
     seconds = time.monotonic() - began
-    assert outcome.adapter is not None
+    assert outcome is not None  # one process
     trained, report = outcome.trained, outcome.adapter.report
     base = sum(parameter.numel() for parameter in run.loaded.model.parameters())
     return Compared(

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from app.registry.registry import Adapter
 from training.data.findings import GateReport
 from training.data.report import lines_of, table_of
 from training.events import Event
@@ -66,8 +65,9 @@ class Display:
         rows = event.get("rows")
         if isinstance(rows, dict):
             self._say(
-                f"[green]✓[/green] {event['trainable']:,} parameters to train on {event['device']}: "
-                f"{rows['train']:,} rows, {rows['validation']:,} held out, {event['steps']:,} steps"
+                f"[green]✓[/green] {event['trainable']:,} parameters to train on {event['device']}"
+                + (f" and {event['processes'] - 1} more: " if event["processes"] > 1 else ": ")
+                + f"{rows['train']:,} rows, {rows['validation']:,} held out, {event['steps']:,} steps"
                 + (" (goes on from its checkpoint)" if event["resumed"] else "")
             )
 
@@ -109,9 +109,9 @@ class Display:
         self._progress.update(self._tasks[words], completed=done, facts=facts)
 
 
-def show_outcome(outcome: Outcome, adapter: Adapter, place: str) -> None:
+def show_outcome(outcome: Outcome, place: str) -> None:
     """Figures before and after, and what to do next."""
-    metrics = outcome.trained.metrics
+    adapter, metrics = outcome.adapter, outcome.trained.metrics
     table = Table("", "base", "adapter", title=f"On {metrics['rows']} held-out rows", box=box.ROUNDED)
     for name in (key for key in metrics["after"] if not key.endswith("_range")):
         title = METRICS[name][2] if name in METRICS else name.replace("_", " ")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from app.model.base import LoadedModel
 from app.model.features import Clip, FeatureExtractor
 from app.model.tower import run_tower
 from training.data.rows import Sound
+from training.events import TrainingFailed
+from training.workers import Workers
 
 TOWER_BATCH = 8  # clips encoded together
 
@@ -65,6 +68,26 @@ class Hearing:
         self._encode(pending)
         return [self._heard[sound] for sound in sounds]
 
+    def hear_together(self, sounds: Sequence[Sound], workers: Workers) -> None:
+        """Each process hears its share; all know the clips afterwards. The cache must lie where all can read it."""
+        if workers.count == 1:
+            return
+        distinct = list(dict.fromkeys(sounds))
+        told = [
+            [(clip.key, clip.frames, clip.tokens) for clip in clips] for clips in self.hear(workers.share(distinct))
+        ]
+        for rank, known in enumerate(workers.gather(told)):
+            for sound, clips in zip(distinct[rank :: workers.count], known, strict=True):
+                self._heard[sound] = tuple(HeardClip(sound, index, *clip) for index, clip in enumerate(clips))
+        absent = not self._tower_trained and not all(
+            self._file(clip.key).is_file() for sound in distinct for clip in self._heard[sound]
+        )
+        if workers.most(absent):
+            raise TrainingFailed(
+                f"A process cannot see what another has written to {self._cache}: on several machines --work must lie "
+                "in a folder that they share."
+            )
+
     def clips(self, sound: Sound) -> list[Clip]:
         """The clips of one recording with their features."""
         data = sound.read()
@@ -97,7 +120,7 @@ class Hearing:
             hidden = run_tower(self._tower, [clip.mel for clip in batch], [clip.frames for clip in batch])
             for clip, output in zip(batch, hidden, strict=True):
                 target = self._file(clip.key)
-                temporary = target.with_suffix(".writing")
+                temporary = target.with_suffix(f".{uuid4().hex}.writing")  # another process may write it as well
                 save_file({"hidden": output.contiguous().cpu()}, temporary)
                 temporary.replace(target)  # a run that is killed leaves no half entry
 

@@ -74,7 +74,7 @@ class TrainOptions(BaseModel):
 
     epochs: float = Field(3.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
-    batch: int = Field(8, ge=1, description="rows in one optimiser step")
+    batch: int = Field(8, ge=1, description="rows in one optimiser step, of all processes together")
     micro_tokens: int = Field(8192, ge=16, description="padded tokens in one forward pass at most")
     learning_rate: float | None = Field(None, gt=0)
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from app.errors import BadRequest, OvertoneError
+from app.errors import BadRequest, DatasetError, OvertoneError
 from app.model.base import LoadedModel, load, pick_dtype
 from app.model.features import FeatureExtractor
 from app.model.prompt import PromptRenderer
@@ -34,7 +34,7 @@ from training.options import Places, TrainOptions
 from training.prepare import Data, audio_limits, judge, read_data
 from training.publish import open_registry, publish, push_to_hub, write_card
 from training.trainer import Cancelled, Progress, Trainer, checkpoint_options
-from training.workers import Workers, join
+from training.workers import Workers, join, launched
 
 
 class BaseChanged(OvertoneError):
@@ -54,14 +54,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``adapter``: the version published, None in the other processes of a run on several GPUs."""
+    """``adapter``: the version published."""
 
-    adapter: Adapter | None
+    adapter: Adapter
     trained: Trained
 
     def told(self) -> dict[str, Any]:
         """As JSON has it."""
-        named = {"name": self.adapter.name, "version": self.adapter.version} if self.adapter else None
+        named = {"name": self.adapter.name, "version": self.adapter.version}
         return {"adapter": named, "metrics": self.trained.metrics, "facts": self.trained.facts}
 
 
@@ -75,11 +75,14 @@ class Run:
         self.options, self.places, self.settings, self.events = options, places, settings, events
         self._counted = counted
         self._trainer: Trainer | None = None
+        if options.method == "head" and launched()[1] > 1:
+            raise BadRequest("A head takes one process, and seconds: train it without accelerate launch.")
         self.device = join(settings.device)
         self.workers = Workers()
 
     def cancel(self, code: int) -> None:
         """Stop after the current step with a checkpoint; outside the steps, at once. Raises Cancelled then."""
+        self.workers.told_to_stop = time.monotonic()
         if self._trainer is None or self._trainer.cancelled:
             raise Cancelled(code)
         self._trainer.cancelled = code
@@ -114,21 +117,31 @@ class Run:
         return read_data(self.options, FeatureExtractor(self.processor), self.settings, self._counted)
 
     def check(self) -> GateReport:
-        """Read the data and pass the gate. Raises DatasetError or DataRefused."""
-        features = FeatureExtractor(self.processor)
-        return judge(self.data, self.options, features, self.settings, self.events, self._embed)
+        """Read the data and pass the gate; the first process judges for all. Raises DatasetError or DataRefused."""
+        if len(set(self.workers.gather(self.data.fingerprint))) > 1:
+            raise DatasetError(f"The processes find different data at {self.options.data}.")
+        report = None
+        if self.workers.first:
+            features = FeatureExtractor(self.processor)
+            report = judge(self.data, self.options, features, self.settings, self.events, self._embed)
+        judged = self.workers.tell(report)
+        assert judged is not None
+        return judged
 
-    def run(self) -> Outcome:
-        """All of it. Raises Cancelled with a checkpoint kept, or an OvertoneError; nothing is published then."""
+    def run(self) -> Outcome | None:
+        """All of it; None in processes beside the first.
+
+        Raises Cancelled with a checkpoint kept, or an OvertoneError; nothing is published then.
+        """
         self.check()
         trained = self._head() if self.options.method == "head" else self._adapter()
-        adapter = None
-        if self.workers.rank == 0:
-            adapter = self._publish(trained)
-            self.checkpoint.unlink(missing_ok=True)
-            told = {"name": adapter.name, "version": adapter.version}
-            self.events.emit("done", adapter=told, metrics=trained.metrics)
-            self._push(adapter)
+        if trained is None:
+            return None
+        adapter = self._publish(trained)
+        self.checkpoint.unlink(missing_ok=True)
+        told = {"name": adapter.name, "version": adapter.version}
+        self.events.emit("done", adapter=told, metrics=trained.metrics)
+        self._push(adapter)
         return Outcome(adapter, trained)
 
     @property
@@ -159,15 +172,16 @@ class Run:
         return Trained(folder, head.metrics, losses[0], losses[1], facts)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """Rows as the model sees them, their recordings encoded."""
+        """Rows as the model sees them, their recordings encoded, by all processes together."""
+        self.hearing.hear_together([sound for row in rows for sound in row.sounds], self.workers)
         return make_examples(rows, self.hearing, PromptRenderer(self.loaded.processor))
 
     def exam(self, held_out: Sequence[Example]) -> Exam:
         """What base and adapter are asked: some of the held-out rows, and the general questions."""
-        answerer = Answerer(
-            Forward(self.loaded.model, self.hearing), PromptRenderer(self.loaded.processor), self.options.max_new_tokens
-        )
-        return Exam(answerer, held_out[: self.options.evaluate_rows], self.examples(general_rows()))
+        renderer = PromptRenderer(self.loaded.processor)
+        answerer = Answerer(Forward(self.loaded.model, self.hearing), renderer, self.options.max_new_tokens)
+        general = make_examples(general_rows(), self.hearing, renderer)
+        return Exam(answerer, held_out[: self.options.evaluate_rows], general)
 
     def trainer(self, train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Adapted, Trainer]:
         """Adapter and trainer, seeded; with the rate that suits the model's width."""
@@ -182,7 +196,7 @@ class Run:
 
     def _refuse_other_checkpoint(self, options: TrainOptions) -> None:
         """A run goes on only from its own checkpoint."""
-        found = checkpoint_options(self.checkpoint)
+        found = checkpoint_options(self.checkpoint) if self.workers.first else None
         if found is not None and found != options:
             asked = options.model_dump()
             other = [key for key, value in found.model_dump().items() if value != asked[key]]
@@ -191,12 +205,13 @@ class Run:
                 "it, delete it to start anew, or name another folder with --work."
             )
 
-    def _adapter(self) -> Trained:
+    def _adapter(self) -> Trained | None:
+        """The adapter with its figures; the first process alone asks, watches and writes."""
         train, held_out = self.examples(self.data.train), self.examples(self.data.validation)
-        exam = self.exam(held_out)
-        before = exam.take()
+        exam = self.exam(held_out) if self.workers.first else None
+        before = exam.take() if exam else None
         adapted, trainer = self.trainer(train, held_out)
-        if self.options.method == "projector":
+        if self.options.method == "projector" and exam and before:
             trainer.watch = partial(self._watch, adapted, exam, before)
         self.events.emit("start", **self._started(adapted, trainer))
         began = time.monotonic()
@@ -207,7 +222,7 @@ class Run:
             self._trainer = None
         seconds = time.monotonic() - began
         self._refuse_untrained(progress)
-        return self._examine(adapted, exam, before, progress, seconds)
+        return self._examine(adapted, exam, before, progress, seconds) if exam and before else None
 
     def _started(self, adapted: Adapted, trainer: Trainer) -> dict[str, Any]:
         trainable = sum(parameter.numel() for parameter in adapted.trainable.values())
@@ -246,7 +261,8 @@ class Run:
             "trained parameters": f"{trainable:,}",
             "steps": f"{progress.step}, the best after {progress.best_step}"
             + (f" (stopped: {progress.stopped})" if progress.stopped else ""),
-            "time": f"{seconds:.0f} s on {self.device.type}",
+            "time": f"{seconds:.0f} s on {self.device.type}"
+            + (f", {self.workers.count} processes" if self.workers.count > 1 else ""),
             "base weights": f"unchanged, bit for bit (`{adapted.before[:16]}`)",
         }
         write_card(folder, options, self.data, self.loaded.spec, metrics, facts)

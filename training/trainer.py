@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,7 +49,7 @@ class Trainer:
     """AdamW over the trainable parameters, with a cosine schedule after a linear warm-up.
 
     A step's loss is the cross entropy summed over its supervised tokens, divided by their number: the
-    same however the step is split into micro-batches or spread over workers.
+    same however the step is split into micro-batches or spread over processes.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Trainer:
 
         Raises Cancelled, with a checkpoint written, once `cancelled` is set.
         """
-        if self._checkpoint.is_file():
-            self._resume()
+        self._workers.seed(self._options.seed)
+        self._workers.spread(list(self._adapted.trainable.values()))
+        if state := self._workers.tell(self._saved_state()):
+            self._resume(state)
         with fused(self._forward.device):
             self._all_steps()
         if self._options.keep == "best" or self.progress.refused:
@@ -100,9 +103,11 @@ class Trainer:
     def _all_steps(self) -> None:
         began, first = time.monotonic(), self.progress.step
         while self.progress.step < self.steps and not self.progress.stopped:
-            if self._workers.add(self.cancelled):
+            if self._workers.orphaned:
+                self.cancelled = self.cancelled or 128 + signal.SIGTERM
+            if code := int(self._workers.most(self.cancelled)):
                 self._save()
-                raise Cancelled(self.cancelled)
+                raise Cancelled(code)
             self._one(began, first)
 
     def _one(self, began: float, first: int) -> None:
@@ -135,7 +140,7 @@ class Trainer:
         if place + 1 == self.steps_per_epoch or progress.step == self.steps:
             self._evaluate()
             self._save()
-        elif time.monotonic() - self._saved > CHECKPOINT_EVERY_S:
+        elif self._workers.most(time.monotonic() - self._saved) > CHECKPOINT_EVERY_S:
             self._save()
 
     def step(self, rows: Sequence[Example]) -> float:
@@ -152,7 +157,7 @@ class Trainer:
         return self._workers.add(total)
 
     def _gradients(self, rows: Sequence[Example]) -> float:
-        """This worker's share of a step's loss, its gradients in place; again in smaller pieces when memory ends."""
+        """This process's share of a step's loss, its gradients in place; again in smaller pieces when memory ends."""
         tokens = supervised(rows)
         while True:
             self._optimiser.zero_grad(set_to_none=True)
@@ -167,8 +172,9 @@ class Trainer:
                 self._spare_memory(max(len(row.ids) for row in rows))
 
     def _pieces(self, rows: Sequence[Example]) -> list[list[Example]]:
-        """This worker's micro-batches."""
-        return list(micro_batches(rows, self._micro_tokens))[self._workers.rank :: self._workers.count]
+        """This process's micro-batches; neighbours by length go to different processes, so that none waits long."""
+        share = self._workers.share(sorted(rows, key=lambda row: len(row.ids)))
+        return list(micro_batches(share, self._micro_tokens))
 
     def _spare_memory(self, longest: int) -> None:
         """Halve the micro-batches; where one row alone is too much, keep fewer activations."""
@@ -196,7 +202,7 @@ class Trainer:
         progress = self.progress
         loss = self.validation_loss()
         progress.validation.append((progress.step, loss))
-        progress.stopped = self.watch()
+        progress.stopped = self._workers.tell(self.watch())
         progress.refused = progress.stopped is not None
         if not progress.stopped and loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
@@ -210,7 +216,8 @@ class Trainer:
     def _save(self) -> None:
         """Write the checkpoint; a kill leaves the old one or the new one whole."""
         self._saved = time.monotonic()
-        if self._workers.rank:
+        random = self._workers.gather(self._random())
+        if not self._workers.first:
             return
         state: dict[str, Any] = {
             "options": self._options.model_dump_json(),
@@ -218,8 +225,7 @@ class Trainer:
             "parameters": self._adapted.state(),
             "best": self._best,
             "optimiser": self._optimiser.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": random,
         }
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._checkpoint.with_suffix(".writing")
@@ -228,15 +234,30 @@ class Trainer:
             os.fsync(stream.fileno())
         temporary.replace(self._checkpoint)
 
-    def _resume(self) -> None:
-        state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+    def _saved_state(self) -> dict[str, Any] | None:
+        """The checkpoint; the first process reads it for all."""
+        if not self._workers.first or not self._checkpoint.is_file():
+            return None
+        state: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        return state
+
+    def _resume(self, state: dict[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         self._adapted.restore(state["parameters"])
         self._best = state["best"]
         self._optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self._workers.rank < len(state["random"]):  # a run may go on with more processes
+            self._set_random(state["random"][self._workers.rank])
+
+    def _random(self) -> list[torch.Tensor]:
+        """States of this process's random number generators: the CPU's, then its GPU's."""
+        device = self._forward.device
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+    def _set_random(self, states: Sequence[torch.Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if len(states) > 1 and self._forward.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self._forward.device)
 
 
 def checkpoint_options(checkpoint: Path) -> TrainOptions | None:

@@ -77,6 +77,8 @@ def train(begin: Callable[..., tuple[Run, list[Event]]]) -> Callable[..., tuple[
 
     def go(**asked: Any) -> tuple[Outcome, list[Event]]:
         run, seen = begin(**asked)
-        return run.run(), seen
+        outcome = run.run()
+        assert outcome is not None
+        return outcome, seen
 
     return go

@@ -198,22 +198,6 @@ def command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300)
 
 
-def test_two_processes_train_as_one_does(train: Train, tones: Path, model_folder: Path, tmp_path: Path) -> None:
-    asked = ["--set", "dropout=0", "--set", "evaluate_rows=2", "--set", "max_new_tokens=4", "--epochs", "2"]
-    shared = command(
-        "torch.distributed.run", "--nproc-per-node", "2", "-m", "training", "train", str(tones),
-        "--name", "two", "--model", str(model_folder), "--device", "cpu", "--registry", str(tmp_path / "registry"),
-        "--work", str(tmp_path / "two"), *asked,
-    )  # fmt: skip
-    assert shared.returncode == 0, shared.stderr
-    events = read_events(tmp_path / "two" / "events.jsonl")
-    assert next(event for event in events if event["event"] == "start")["processes"] == 2
-    train(epochs=2, dropout=0, name="one")
-    two, one = (load_file(tmp_path / "registry" / name / "adapter_model.safetensors") for name in ("two", "one"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
-
-
 def test_the_command_line_says_what_is_wrong(tones: Path, model_folder: Path) -> None:
     usual = ("training", "train", str(tones), "--model", str(model_folder))
     for words, told in [

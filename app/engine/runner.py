@@ -78,6 +78,21 @@ class Runner:
         self.decoder.forget(sequence)
         self.alone.forget(sequence)
 
+    def alive(self) -> bool:
+        """Whether the device still computes: after some CUDA errors it gives the same one for ever."""
+        try:
+            return bool(torch.ones(1, device=self._device).add_(1).item() == 2)
+        except torch.OutOfMemoryError:
+            return True
+        except RuntimeError:
+            return False
+
+    def free_memory(self) -> None:
+        """Give back what the device can do without."""
+        self.encoder.drop()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def launch(self, chunks: Sequence[Chunk]) -> Drawn:
         """Compute the chunks and draw the next token of each final one, in order; see `overlaps`."""
         final = [chunk.sequence for chunk in chunks if chunk.final]

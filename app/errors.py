@@ -164,8 +164,8 @@ class EngineFault(OvertoneError):
     code = "engine_fault"
 
 
-# full, over quota, beyond a limit of the process, read-only, not ours, broken
-_DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_REFUSES = DISK_FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Runner:
         model = loaded.model
         text_config = model.config.get_text_config()
         fused = use_fused(limits, loaded.device)
-        self.alone = AlonePath(model, registry.folder)
+        self.alone = AlonePath(model, registry)
         self.bank = AdapterBank(model, language_model=not fused)
         graphs = None
         if fused and loaded.device.type == "cuda" and loaded.dtype != torch.float16:  # there the tower clamps

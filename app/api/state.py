@@ -102,6 +102,12 @@ class AppState:
         finally:
             await opening  # a model that is being loaded cannot be stopped, only closed afterwards
 
+    async def end_requests(self) -> None:
+        """Once the drain time is over, tell those who still wait, so that nobody is cut off without a word."""
+        await asyncio.sleep(self.settings.drain_seconds)
+        if self.service is not None:
+            await asyncio.to_thread(self.service.engine.close)
+
     async def close(self) -> None:
         """Drain and close what was opened, all at the same time."""
         self.draining = True

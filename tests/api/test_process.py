@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Server:
 @pytest.fixture(scope="module")
 def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     @asynccontextmanager
-    async def run(script: str = SCRIPT, **changed: str) -> AsyncIterator[Server]:
+    async def run(script: str = SCRIPT, within: Sequence[str] = (), **changed: str) -> AsyncIterator[Server]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -64,6 +64,7 @@ def start(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         values |= {"port": str(port), "max_context": "2048", "cpu_threads": "1"} | changed
         plain = {name: value for name, value in os.environ.items() if not name.startswith("OVERTONE_")}
         process = await asyncio.create_subprocess_exec(
+            *within,
             sys.executable,
             "-c",
             script,

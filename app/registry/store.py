@@ -3,7 +3,7 @@
 <root>/<name>/                      the current version
 <root>/.history/<name>/<version>/   older ones, and removed ones
 <root>/.history/<name>/SWITCHING    there while two renames are under way
-<root>/.staging/<random>/           being written, locked by its writer; means nothing until it is renamed
+<root>/.staging/<random>/           being written, locked by its writer, or being deleted; means nothing here
 <root>/.history/LOCK                held while folders are renamed: services, trainers and commands may share a root
 """
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.registry.manifest import FILE
@@ -132,12 +132,21 @@ class Store:
     def _move_aside(self, name: str, version: int) -> None:
         target = self.past(name, version)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            self._discard(target)
         (self.root / name).rename(target)
 
     def _prune(self, name: str) -> None:
         for version in self.versions(name)[: -self._keep]:
-            shutil.rmtree(self.past(name, version), ignore_errors=True)
+            with suppress(OSError):  # tried again after the next switch
+                self._discard(self.past(name, version))
+
+    def _discard(self, folder: Path) -> None:
+        """Delete a folder that under its name is whole or gone, whenever this process dies."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        doomed = Path(tempfile.mkdtemp(dir=self._staging))
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextmanager

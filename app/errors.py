@@ -14,23 +14,32 @@ OvertoneError
 ├── Conflict                   409  name taken, or in use
 ├── QueueFull                  429  with Retry-After
 │   └── RateLimited            429  this key asks for more than it may
-├── NotReady                   503  loading or draining
+├── NotReady                   503  with Retry-After: loading or draining
+│   ├── OutOfMemory            503  the device had no memory for this request; neighbours go on
+│   └── DeviceLost             503  the device failed for good; only a new process can use it
 ├── DeadlineExceeded           504
+├── StorageError               507  the disk is full, read-only or not ours
 └── EngineFault                500  the step of this sequence failed; neighbours go on
 
 ``status`` is the HTTP status, ``code`` the stable word that clients may match on. The mapping to
 HTTP bodies lives in `app.api.problems` alone.
 """
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class OvertoneError(Exception):
-    """Base of all domain errors; ``str(error)`` is a sentence for the user, with what to do."""
+    """Base of all domain errors; ``str(error)`` is a sentence for the user, with what to do.
+
+    ``retry_after_s``: when the same request may succeed; None where it will not by waiting.
+    """
 
     status = 500
     code = "internal_error"
+    retry_after_s: int | None = None
 
 
 class BadRequest(OvertoneError):
@@ -107,6 +116,7 @@ class Conflict(OvertoneError):
 class QueueFull(OvertoneError):
     status = 429
     code = "queue_full"
+    retry_after_s: int
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         self.retry_after_s = retry_after_s
@@ -120,6 +130,23 @@ class RateLimited(QueueFull):
 class NotReady(OvertoneError):
     status = 503
     code = "not_ready"
+    retry_after_s = 5
+
+
+class OutOfMemory(NotReady):
+    code = "out_of_memory"
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("The device had no memory left for this request; others go on. Send it again in a moment.")
+
+
+class DeviceLost(NotReady):
+    code = "device_lost"
+    retry_after_s = 30
+
+    def __init__(self) -> None:
+        super().__init__("The device failed and this process can use it no more; the server must be restarted.")
 
 
 class DeadlineExceeded(OvertoneError):
@@ -135,3 +162,21 @@ class StorageError(OvertoneError):
 class EngineFault(OvertoneError):
     status = 500
     code = "engine_fault"
+
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_REFUSES = DISK_FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@contextmanager
+def on_disk(what: str) -> Iterator[None]:
+    """Raise StorageError where the disk refuses inside; other errors pass. ``what``: where it is, for people."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_REFUSES:
+            raise
+        raise StorageError(
+            f"{what} cannot be used ({error.strerror}); nothing was changed. The operator can free space, or make it "
+            "writable."
+        ) from error

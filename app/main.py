@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +34,7 @@ TITLE = "Overtone"
 # The engine's thread lets go of the interpreter's lock at every tensor operation; with Python's own 5 ms it
 # would wait that long each time to get it back from threads that prepare recordings.
 SWITCH_S = 1e-4
+TELLING_S = 3  # for those to hear of it whose time ran out in a shutdown
 DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
 
@@ -124,7 +127,7 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         log_config=None,
         access_log=False,  # `AccessLog` tells more
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + TELLING_S,
     )
     server = _Server(config, state)
     state.on_failure = server.stop
@@ -136,7 +139,8 @@ def serve(settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """Drains on the first signal: running requests end, new ones get 503. A second SIGINT ends at once.
 
-    uvicorn itself would raise the signal again once it has shut down, which hides a clean exit.
+    uvicorn itself would raise the signal again once it has shut down, which hides a clean exit. It knows no
+    clients either that stop reading: on Linux the kernel ends their connections after `request_seconds`.
     """
 
     def __init__(self, config: uvicorn.Config, state: AppState) -> None:
@@ -145,6 +149,20 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         self._state.draining = self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):
+            return
+        for listening in [one for server in self.servers for one in server.sockets]:
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:  # connections inherit its options
+                patience_ms = math.ceil(1e3 * self._state.settings.request_seconds)
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._state.end_requests())
+        await super().shutdown(sockets)
+        await stop(ending)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit and sig == signal.SIGINT

@@ -1,10 +1,12 @@
 """`/adapters…` and `/unload`: list, add, choose and remove adapters. Registry work runs on worker threads."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Path, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import uploads
@@ -96,7 +98,7 @@ class Unloaded(BaseModel):
 def list_adapters(service: Ready, state: State) -> AdapterList:
     """All adapters, broken ones with the reasons: `curl localhost:8000/adapters`."""
     views = [view(service, state.metrics, adapter) for adapter in service.registry.all()]
-    broken = [_broken(name, problems) for name, problems in service.registry.broken().items()]
+    broken = [_broken(service, name, problems) for name, problems in service.registry.broken().items()]
     return AdapterList(active=service.active, adapters=sorted(views + broken, key=lambda entry: entry.name))
 
 
@@ -105,14 +107,14 @@ def get_adapter(name: Name, service: Ready, state: State) -> AdapterView:
     """One adapter with manifest, validation report, versions and use: `curl localhost:8000/adapters/nato`."""
     problems = service.registry.broken().get(name)
     if problems is not None:
-        return _broken(name, problems)
+        return _broken(service, name, problems)
     return view(service, state.metrics, service.registry.get(name))
 
 
 @router.post(
     "/adapters",
     status_code=201,
-    responses=documented(400, 401, 403, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 503, 507),
     openapi_extra={"requestBody": uploads.BODY},
 )
 async def add_adapter(request: Request, folder: Workspace, service: Ready, state: State) -> AdapterView:
@@ -134,7 +136,7 @@ async def add_adapter(request: Request, folder: Workspace, service: Ready, state
     return await to_thread.run_sync(publish)
 
 
-@router.delete("/adapters/{name}", responses=documented(401, 403, 404, 422, 503))
+@router.delete("/adapters/{name}", responses=documented(401, 403, 404, 409, 422, 503, 507))
 def remove_adapter(name: Name, service: Ready) -> Removed:
     """Take an adapter out of service: `curl -X DELETE localhost:8000/adapters/nato`.
 
@@ -173,7 +175,7 @@ def pin_adapter(
     return view(service, state.metrics, adapter)
 
 
-@router.post("/adapters/{name}/rollback", responses=documented(400, 401, 403, 404, 422, 503))
+@router.post("/adapters/{name}/rollback", responses=documented(400, 401, 403, 404, 409, 422, 503, 507))
 def roll_back_adapter(
     name: Name, service: Ready, state: State, body: Annotated[RollbackBody | None, Body()] = None
 ) -> AdapterView:
@@ -183,16 +185,17 @@ def roll_back_adapter(
 
 
 @router.get(
-    "/adapters/{name}/download", response_class=FileResponse, responses=ZIP | documented(401, 403, 404, 422, 503)
+    "/adapters/{name}/download", response_class=StreamingResponse, responses=ZIP | documented(401, 403, 404, 422, 503)
 )
-def download_adapter(name: Name, folder: Workspace, service: Ready) -> FileResponse:
+def download_adapter(name: Name, service: Ready) -> StreamingResponse:
     """The current version as a zip: `curl -OJ localhost:8000/adapters/nato/download`."""
     service.registry.check_change(name)  # its weights are its owner's to give away
     adapter = service.registry.get(name)
-    target = folder / f"{adapter.name}-{adapter.version}.zip"
-    with target.open("wb") as file:
-        pack(service.registry.folder(adapter), file)
-    return FileResponse(target, media_type="application/zip", filename=target.name)
+    file = TemporaryFile()  # noqa: SIM115, `_blocks` closes it; it has no name, so nothing can stay behind
+    pack(service.registry.intact(adapter), file)
+    disposition = f'attachment; filename="{adapter.name}-{adapter.version}.zip"'
+    headers = {"Content-Disposition": disposition, "Content-Length": str(file.tell())}
+    return StreamingResponse(_blocks(file), media_type="application/zip", headers=headers)
 
 
 @router.post("/unload", responses=documented(400, 401, 403, 404, 422, 503))
@@ -228,8 +231,15 @@ def view(service: Service, metrics: Metrics, adapter: Adapter) -> AdapterView:
     )
 
 
-def _broken(name: str, problems: list[str]) -> AdapterView:
-    return AdapterView(name=name, status="broken", problems=problems)
+def _broken(service: Service, name: str, problems: list[str]) -> AdapterView:
+    return AdapterView(name=name, status="broken", problems=problems, versions=service.registry.versions(name))
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
+        while block := file.read(1 << 20):
+            yield block
 
 
 def _residency(service: Service, adapter: Adapter) -> Literal["gpu", "host", "disk"]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from app import __version__
 from app.api.problems import documented
 from app.api.state import State
+from app.errors import DeviceLost
 
 router = APIRouter(tags=["health"])
 
@@ -47,9 +48,14 @@ class Readiness(BaseModel):
     fingerprint: str = Field(description="of the base weights, at start", examples=["9c56cc51b374c3ba"])
 
 
-@router.get("/health")
-async def health() -> Health:
-    """Is the process alive? Answers while the model is still being loaded; needs no key."""
+@router.get("/health", responses=documented(503))
+async def health(state: State) -> Health:
+    """Is the process of any use? Answers while the model is still being loaded; needs no key.
+
+    503 once the device has failed for good: only a new process helps.
+    """
+    if state.service is not None and state.service.engine.lost:
+        raise DeviceLost
     return Health()
 
 

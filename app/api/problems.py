@@ -17,10 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.openai import errors as openai
-from app.errors import AdapterRejected, BadRequest, OvertoneError, QueueFull, Unauthorized
+from app.errors import AdapterRejected, BadRequest, OvertoneError, StorageError, Unauthorized, on_disk
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
+_UNKNOWN = "Something broke on the server; its log tells more under this request's id."
 
 
 class Problem(BaseModel):
@@ -32,6 +33,7 @@ class Problem(BaseModel):
     detail: str = Field(examples=["There is no adapter 'natto'; did you mean nato?"])
     code: str = Field(description="stable; match on this", examples=["adapter_not_found"])
     instance: str | None = Field(None, description="id of the request", examples=["5f0c6a1d9d3e4c5b"])
+    retry_after_s: int | None = Field(None, description="seconds, where the same request may succeed later")
     problems: list[str] | None = Field(None, description="every reason found, for a refused adapter")
     fields: list[str] | None = Field(None, description="the fields that are wrong")
 
@@ -57,6 +59,7 @@ def problem_of(error: OvertoneError, request_id: str | None = None) -> Problem:
         detail=str(error),
         code=error.code,
         instance=request_id,
+        retry_after_s=error.retry_after_s,
         problems=error.problems if isinstance(error, AdapterRejected) else None,
         fields=error.fields if isinstance(error, InvalidFields) else None,
     )
@@ -65,7 +68,7 @@ def problem_of(error: OvertoneError, request_id: str | None = None) -> Problem:
 def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer to a request that met ``error``."""
     extra = dict(headers or {})
-    if isinstance(error, QueueFull):
+    if error.retry_after_s is not None:
         extra["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthorized):
         extra["WWW-Authenticate"] = "Bearer"
@@ -119,13 +122,14 @@ class Faults:
             await send(message)
 
         try:
-            await self._app(scope, receive, watching_send)
-        except Exception:
+            with on_disk("The server's disk"):
+                await self._app(scope, receive, watching_send)
+        except Exception as broken:
             request_id = scope.get("state", {}).get("request_id")
             log.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            error = OvertoneError("Something broke on the server; its log tells more under this request's id.")
+            error = broken if isinstance(broken, StorageError) else OvertoneError(_UNKNOWN)
             await problem_response(error, scope)(scope, receive, send)
 
 
@@ -162,6 +166,8 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     """What the framework refuses itself: unknown routes and methods, bodies that cannot be parsed."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):  # an upload that the disk did not take; `Faults` tells it
+        raise error.__cause__
     told = OvertoneError(f"{error.detail}.")
     told.status, told.code = error.status_code, HTTPStatus(error.status_code).name.lower()
     path = request.url.path

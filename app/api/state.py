@@ -17,7 +17,7 @@ from app.access.meter import Meter
 from app.api.journal import Journal
 from app.api.metrics import Metrics
 from app.api.tickets import Desk, Outbox
-from app.errors import NotReady, OvertoneError
+from app.errors import DeviceLost, NotReady, OvertoneError
 from app.jobs.command import training_command
 from app.jobs.memory import shortage_on
 from app.jobs.runner import Jobs
@@ -105,6 +105,12 @@ class AppState:
         finally:
             await opening  # a model that is being loaded cannot be stopped, only closed afterwards
 
+    async def end_requests(self) -> None:
+        """Once the drain time is over, tell those who still wait, so that nobody is cut off without a word."""
+        await asyncio.sleep(self.settings.drain_seconds)
+        if self.service is not None:
+            await asyncio.to_thread(self.service.engine.close)
+
     async def close(self) -> None:
         """Drain and close what was opened, all at the same time."""
         self.draining = True
@@ -112,13 +118,18 @@ class AppState:
         await asyncio.gather(*(asyncio.to_thread(part.close) for part in opened))
 
     def ready(self) -> Service:
-        """The open service. Raises NotReady while it loads, when it failed, and while it drains."""
+        """The open service.
+
+        Raises NotReady while it loads, when it failed, and while it drains; DeviceLost when the device is.
+        """
         if self.draining:
             raise NotReady("The server is shutting down; try again in a moment.")
         if self.failure is not None:
             raise NotReady("The model could not be loaded; the server's log tells why.")
         if self.service is None:
             raise NotReady("The model is still being loaded; try again in a moment.")
+        if self.service.engine.lost:
+            raise DeviceLost
         return self.service
 
 

@@ -1,7 +1,6 @@
 """An adapter on its way in: a multipart upload or a JSON `source`, brought into a temporary folder."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from app.access.caller import Caller
 from app.api.problems import InvalidFields, invalid_fields
+from app.api.state import Ready
 from app.errors import BadRequest
 from app.registry.archive import OWN, unpack
 from app.registry.entries import ArchiveLimits
@@ -77,10 +77,10 @@ BODY: dict[str, Any] = {
 }
 
 
-def _workspace() -> Iterator[Path]:
+def _workspace(service: Ready) -> Iterator[Path]:
     """A folder that lives until the response has been sent."""
-    with tempfile.TemporaryDirectory(prefix="overtone-") as folder:
-        yield Path(folder)
+    with service.registry.workspace() as folder:
+        yield folder
 
 
 Workspace = Annotated[Path, Depends(_workspace)]

@@ -6,15 +6,14 @@ likes while the batched model stays untouched.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from app.engine.request import Sequence
-from app.registry.registry import Adapter
+from app.registry.registry import Adapter, Registry
 from app.registry.weights import tensor_paths
 
 _KEPT = 4
@@ -30,9 +29,9 @@ def shell_of(model: Any, own: Collection[str] = ()) -> Any:
 class AlonePath:
     """Steps one sequence through `PeftModel`; the last few adapters stay loaded."""
 
-    def __init__(self, model: Any, folder: Callable[[Adapter], Path]) -> None:
+    def __init__(self, model: Any, registry: Registry) -> None:
         self._shell = shell_of(model)
-        self._folder = folder
+        self._registry = registry
         self._models: OrderedDict[str, Any] = OrderedDict()
         self._caches: dict[str, DynamicCache] = {}
 
@@ -74,14 +73,14 @@ class AlonePath:
         from peft import PeftModel
 
         if adapter.uid not in self._models:
-            folder = self._folder(adapter)
+            folder = self._registry.intact(adapter)
             model = PeftModel.from_pretrained(
                 shell_of(self._shell, own=tensor_paths(folder)),  # PEFT writes trained biases in place
                 str(folder),
                 adapter_name="alone",
                 autocast_adapter_dtype=False,
             )
-            self._folder(adapter)  # unchanged while it was being read
+            self._registry.folder(adapter)  # unchanged while it was being read
             self._models[adapter.uid] = model.eval()
             if len(self._models) > _KEPT:
                 self._models.popitem(last=False)

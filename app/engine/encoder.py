@@ -72,6 +72,11 @@ class AudioEncoder:
         self._keep(key, hidden)
         return hidden
 
+    def drop(self) -> None:
+        """Forget what was heard; it is encoded anew when it is wanted."""
+        self._cache.clear()
+        self._used_bytes = 0
+
     def _keep(self, key: CacheKey, hidden: torch.Tensor) -> None:
         self._cache[key] = hidden
         self._used_bytes += hidden.nbytes

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from app.engine.faults import fault_of
 from app.engine.host_cache import HostCache
 from app.engine.limits import EngineLimits
 from app.engine.memory import MemoryPlan
@@ -31,8 +32,10 @@ from app.engine.tasks import Pieces, Task, Tasks
 from app.engine.text import TextStream
 from app.errors import (
     DeadlineExceeded,
+    DeviceLost,
     EngineFault,
     NotReady,
+    OutOfMemory,
     OvertoneError,
     QueueFull,
 )
@@ -45,6 +48,7 @@ from app.registry.registry import Registry
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _CLOSING = "The server is shutting down; try again in a moment."
+_FAILED = "This request failed inside the model; others go on."
 
 
 class Engine:
@@ -63,10 +67,11 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._flights: deque[tuple[list[Sequence], Drawn]] = deque()  # steps whose tokens nobody has read yet
         self._listening: set[Future[Listened]] = set()
-        self._listeners, self._background = Tasks(), Tasks()
+        self._listeners, self._background = Tasks(self._met), Tasks(self._met)
         self._inbox: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._open = self._stopping = self._woken = False
+        self._open = self._stopping = self._woken = self._cramped = False
+        self.lost = False  # the device failed for good: only a new process helps
         self._warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="overtone-engine", daemon=True)
 
@@ -138,7 +143,9 @@ class Engine:
                 future.set_exception(error)
 
         with self._changed:
-            if not self._thread.is_alive():
+            if self.lost:
+                raise DeviceLost
+            if self._stopping or not self._thread.is_alive():
                 raise NotReady("The engine is not running.")
             self._inbox.append(run)
             self._changed.notify()
@@ -182,7 +189,9 @@ class Engine:
         return len(self._sequences) + len(self._listening)
 
     def _refuse_if_full(self) -> None:
-        """Raises NotReady or QueueFull. Called with the lock held."""
+        """Raises NotReady, DeviceLost or QueueFull. Called with the lock held."""
+        if self.lost:
+            raise DeviceLost
         if not self._open:
             raise NotReady(_CLOSING)
         if self._in_line >= self.limits.max_queue + self.limits.max_batch:
@@ -198,20 +207,44 @@ class Engine:
             except BaseException as error:
                 return self._warm.set_exception(error)  # `start` raises it
             self._warm.set_result(None)
-            while not self._stopping:
+            while not (self._stopping or self.lost):
                 try:
                     self._turn()
-                except Exception:  # a fault of ours: whoever runs is told, the thread lives on
-                    log.exception("a turn of the engine failed")
+                except Exception as error:  # a fault of ours: whoever runs is told, the thread lives on
                     self._flights.clear()
-                    self._fail_all(EngineFault("The engine met a fault; the request may be sent again."))
-            self._take_inbox()
-            self._fail_all(NotReady(_CLOSING))
-            for tasks in (self._listeners, self._background):
-                tasks.fail_all(NotReady(_CLOSING))
+                    self._fail_all(self._met(error, "The engine met a fault; the request may be sent again."))
+            self._end_all()
+
+    def _end_all(self) -> None:
+        """The last that the thread does: nobody waits for an answer that will not come."""
+        with self._changed:
+            self._open, self._stopping = False, True
+        reason = DeviceLost() if self.lost else NotReady(_CLOSING)
+        self._take_inbox()
+        self._fail_all(reason)
+        for tasks in (self._listeners, self._background):
+            tasks.fail_all(reason)
+
+    def _met(self, error: Exception, failed: str = _FAILED) -> OvertoneError:
+        """What those are told whom ``error`` hit, and what it means for the engine."""
+        fault = fault_of(error, failed)
+        if fault is not error:
+            log.error("%s", failed, exc_info=error)
+        self._cramped |= isinstance(fault, OutOfMemory)
+        if isinstance(fault, EngineFault) and not self.runner.alive():
+            log.critical("the device is lost; nothing is answered until the process is restarted")
+            self.lost, fault = True, DeviceLost()
+        return fault
+
+    def _relieve(self) -> None:
+        """Free memory after a failed allocation. Not while its exception is handled: that still holds tensors."""
+        if self._cramped and not self.lost:
+            self._cramped = False
+            self.runner.free_memory()
 
     def _turn(self) -> None:
         """Everything that happens between two steps, and a step."""
+        self._relieve()
         self._take_inbox()
         self._drop_ended()
         chunks = self.scheduler.plan(self._claim)
@@ -235,10 +268,7 @@ class Engine:
     def _step(self, chunks: list[Chunk]) -> None:
         """One step for all; a chunk that makes it fail is found by stepping each alone."""
         begun = time.monotonic()
-        try:
-            self._launch(chunks)
-        except Exception:
-            log.exception("a step of %d sequences failed; stepping each alone", len(chunks))
+        if self._attempt(chunks) is not None:
             self._land()
             self._step_each(chunks)
         self.stats.step(len(chunks), time.monotonic() - begun)
@@ -246,14 +276,25 @@ class Engine:
     def _step_each(self, chunks: list[Chunk]) -> None:
         """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
         for chunk in chunks:
+            if self.lost:
+                return
             if chunk.sequence.request.id not in self._sequences:
                 continue
-            try:
-                self._launch([chunk])
-            except Exception:
-                log.exception("request %s failed", chunk.sequence.request.id)
-                self._fail(chunk.sequence, EngineFault("This request failed inside the model; others go on."))
+            if fault := self._attempt([chunk]):
+                self._fail(chunk.sequence, fault)
             self._land()
+
+    def _attempt(self, chunks: list[Chunk]) -> OvertoneError | None:
+        """Queue a step; why it failed, if it did."""
+        fault = None
+        try:
+            self._launch(chunks)
+        except Exception as error:
+            names = ", ".join(chunk.sequence.request.id for chunk in chunks)
+            log.warning("a step failed for %s", names)
+            fault = self._met(error)
+        self._relieve()
+        return fault
 
     def _launch(self, chunks: list[Chunk]) -> None:
         """Queue a step, and count as done what it will do; `_land` reads its tokens."""
@@ -272,12 +313,18 @@ class Engine:
             for sequence, choice in zip(sequences, drawn.result(), strict=True):
                 if sequence.request.id not in self._sequences:
                     continue  # ended after the step was queued
-                if choice is None:
-                    grammar = sequence.request.grammar
-                    error = grammar.error if grammar else None
-                    self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
-                else:
-                    self._take_token(sequence, choice)
+                try:
+                    self._take_choice(sequence, choice)
+                except Exception as error:  # of its grammar or its text: nobody else's business
+                    self._fail(sequence, self._met(error))
+
+    def _take_choice(self, sequence: Sequence, choice: Choice | None) -> None:
+        if choice is None:
+            grammar = sequence.request.grammar
+            error = grammar.error if grammar else None
+            self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
+        else:
+            self._take_token(sequence, choice)
 
     def _take_token(self, sequence: Sequence, choice: Choice) -> None:
         now, sampling = time.monotonic(), sequence.request.sampling
@@ -300,12 +347,8 @@ class Engine:
         """Slots for a waiting sequence; one whose adapter cannot be read fails here."""
         try:
             answer = self.residency.claim(sequence)
-        except OvertoneError as error:
-            self._fail(sequence, error)
-            return Claim.LOADING
-        except Exception:
-            log.exception("an adapter of request %s could not be made resident", sequence.request.id)
-            self._fail(sequence, EngineFault("The adapter could not be loaded onto the device; others go on."))
+        except Exception as error:
+            self._fail(sequence, self._met(error, "The adapter could not be loaded onto the device; others go on."))
             return Claim.LOADING
         if answer is Claim.READY and sequence.admitted is None:
             sequence.admitted = time.monotonic()

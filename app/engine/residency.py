@@ -4,13 +4,15 @@ import logging
 import time
 from collections.abc import Mapping
 
+from safetensors import SafetensorError
+
 from app.engine.host_cache import HostCache
 from app.engine.lora import HostAdapter
 from app.engine.request import Sequence
 from app.engine.runner import Runner
 from app.engine.scheduler import Claim
 from app.engine.slots import SlotTable
-from app.errors import AdapterNotFound, Conflict, OvertoneError
+from app.errors import AdapterNotFound, Conflict
 from app.registry.registry import Adapter
 
 log = logging.getLogger(__name__)
@@ -100,9 +102,7 @@ class Residency:
     def _read(self, adapter: Adapter) -> HostAdapter | None:
         try:
             return self.host.get(adapter)
-        except OvertoneError:
-            raise
-        except Exception as error:
+        except (OSError, SafetensorError) as error:
             log.exception("adapter %s could not be read", adapter.uid)
             raise AdapterNotFound(adapter.name) from error
 

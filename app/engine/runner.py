@@ -33,7 +33,7 @@ class Runner:
         model = loaded.model
         text_config = model.config.get_text_config()
         fused = use_fused(limits, loaded.device)
-        self.alone = AlonePath(model, registry.folder)
+        self.alone = AlonePath(model, registry)
         self.bank = AdapterBank(model, language_model=not fused)
         graphs = None
         if fused and loaded.device.type == "cuda" and loaded.dtype != torch.float16:  # there the tower clamps
@@ -77,6 +77,21 @@ class Runner:
         self._audio.pop(sequence.request.id, None)
         self.decoder.forget(sequence)
         self.alone.forget(sequence)
+
+    def alive(self) -> bool:
+        """Whether the device still computes: after some CUDA errors it gives the same one for ever."""
+        try:
+            return bool(torch.ones(1, device=self._device).add_(1).item() == 2)
+        except torch.OutOfMemoryError:
+            return True
+        except RuntimeError:
+            return False
+
+    def free_memory(self) -> None:
+        """Give back what the device can do without."""
+        self.encoder.drop()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def launch(self, chunks: Sequence[Chunk]) -> Drawn:
         """Compute the chunks and draw the next token of each final one, in order; see `overlaps`."""

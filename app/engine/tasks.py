@@ -1,15 +1,13 @@
 """Work between steps: one piece of one task a turn, by turns, so that no running stream waits for the whole."""
 
-import logging
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from app.errors import DeadlineExceeded, EngineFault, OvertoneError
+from app.errors import DeadlineExceeded, OvertoneError
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 Pieces = Generator[None, None, T]
 
@@ -25,18 +23,15 @@ class Task(Generic[T]):
         self._pieces = pieces
         self._deadline = deadline
 
-    def advance(self) -> bool:
-        """Do one piece; False once the task has ended."""
+    def advance(self, fault_of: Callable[[Exception], OvertoneError]) -> bool:
+        """Do one piece; False once the task has ended. ``fault_of``: what its future tells of a failure."""
         try:
             next(self._pieces)
         except StopIteration as end:
             if self.future.set_running_or_notify_cancel():
                 self.future.set_result(end.value)
-        except OvertoneError as error:
-            self.fail(error)
-        except Exception:
-            log.exception("a task between steps failed")
-            self.fail(EngineFault("This request failed inside the model; others go on."))
+        except Exception as error:
+            self.fail(fault_of(error))
         else:
             return True
         return False
@@ -54,9 +49,10 @@ class Task(Generic[T]):
 
 
 class Tasks:
-    """All that wait for their turn. Called on the engine's thread only."""
+    """All that wait for their turn. Called on the engine's thread only. ``fault_of``: as for `Task.advance`."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault_of: Callable[[Exception], OvertoneError]) -> None:
+        self._fault_of = fault_of
         self._tasks: deque[Task[Any]] = deque()
 
     def __len__(self) -> int:
@@ -70,7 +66,7 @@ class Tasks:
         self._tasks = deque(task for task in self._tasks if not task.given_up())
         if self._tasks:
             task = self._tasks.popleft()
-            if task.advance():
+            if task.advance(self._fault_of):
                 self._tasks.append(task)
 
     def fail_all(self, error: OvertoneError) -> None:

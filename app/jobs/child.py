@@ -16,11 +16,10 @@ _LOOK_S = 0.2  # between two looks at a process that is not our child, whose end
 
 
 class Child:
-    """A process and its group. ``born``: its start, s since 1970, as the system tells it."""
+    """A process and its group."""
 
     def __init__(self, process: psutil.Process, popen: "subprocess.Popen[bytes] | None" = None) -> None:
         self.pid = process.pid
-        self.born = process.create_time()
         self._process = process
         self._popen = popen
         self._killer: threading.Timer | None = None
@@ -40,14 +39,17 @@ class Child:
         return cls(psutil.Process(popen.pid), popen)
 
     @classmethod
-    def find(cls, pid: int, born: float) -> "Child | None":
-        """The process that an earlier service started, if it still lives."""
-        try:
+    def find(cls, pid: int, word: str) -> "Child | None":
+        """The process that an earlier service started, if it still lives.
+
+        ``word`` on its command line tells it from a later one with the same number; its start would not: the
+        system tells that in wall-clock time, which moves when the clock is set.
+        """
+        with suppress(psutil.Error):
             process = psutil.Process(pid)
-            same = abs(process.create_time() - born) < 1.0 and _lives(process)
-            return cls(process) if same else None
-        except psutil.Error:
-            return None
+            if word in process.cmdline() and _lives(process):
+                return cls(process)
+        return None
 
     @classmethod
     def search(cls, word: str) -> "Child | None":

@@ -92,5 +92,7 @@ def _single(file: BinaryIO, target: Path, limits: ArchiveLimits) -> Path:
         with target.open("wb") as written:
             copy_stream(file, written, limits.max_bytes, limits)
     except OSError as error:
-        raise StorageError(f"The data set could not be written ({error.strerror}).") from error
+        raise StorageError(
+            f"The data set could not be written ({error.strerror}); the operator can free space."
+        ) from error
     return target

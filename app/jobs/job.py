@@ -62,8 +62,8 @@ class Told(BaseModel):
 class Job(BaseModel):
     """One job. ``owner``: the tenant that asked for it.
 
-    ``pid`` and ``born`` (s since 1970) tell its process from a later one with the same number. ``asked``: what its
-    process was sent a signal for. ``read_from``: the bytes of the events file that belong to earlier runs.
+    ``pid``: its process. ``asked``: what that was sent a signal for. ``read_from``: the bytes of the events file
+    that belong to earlier runs.
     """
 
     id: str
@@ -76,7 +76,6 @@ class Job(BaseModel):
     started: datetime | None = None
     ended: datetime | None = None
     pid: int | None = None
-    born: float | None = None
     asked: Asked | None = None
     read_from: int = 0
     exit_code: int | None = None

@@ -1,5 +1,6 @@
 """How a job ended, from what its process left: exit code, events, last words."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from app.jobs.store import tail
 
 REFUSED = 2
 ENDS = ("done", "checked")  # the last event of a job that has done what it was asked
+_FULL_BYTES = 1 << 20
 STOPPED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
@@ -43,7 +45,8 @@ def _crash(code: int | None, log: Path) -> str:
     if code is not None and code < 0:
         memory = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"The trainer was killed by {signal.Signals(-code).name}{memory}; the log tells more."
-    return f"The trainer crashed (exit code {code}): {_last_words(log) or 'it said nothing'}"
+    full = " The disk of the jobs folder is full." if shutil.disk_usage(log.parent).free < _FULL_BYTES else ""
+    return f"The trainer crashed (exit code {code}): {_last_words(log) or 'it said nothing'}{full}"
 
 
 def _last_words(log: Path) -> str:

@@ -137,6 +137,7 @@ class Jobs:
             )
             again.read_from = size_of(self.store.events(identity))
             self.store.save(again)
+            del self._jobs[identity]  # to the end of the line
             self._jobs[identity] = again
             self._start_due()
             return again.model_copy()
@@ -163,8 +164,8 @@ class Jobs:
         return job.model_copy(update={"told": summary(self.store.events(job.id), job.read_from)})
 
     def _queue(self) -> list[Job]:
-        waiting = [job for job in self._jobs.values() if job.state == "queued"]
-        return sorted(waiting, key=lambda job: job.queued)
+        """In the order of asking, whatever the clock said."""
+        return [job for job in self._jobs.values() if job.state == "queued"]
 
     def _start_due(self) -> None:
         while not self.closing and len(self._children) < self._limit and (waiting := self._queue()):
@@ -184,15 +185,13 @@ class Jobs:
             words = f"The trainer could not be started ({getattr(error, 'strerror', None) or type(error).__name__})."
             self._change(job, state="failed", ended=now(), error=words)
             return
-        self._change(job, pid=child.pid, born=child.born)
+        self._change(job, pid=child.pid)
         self._watch(job, child)
 
     def _recover(self, job: Job) -> None:
         """A job that ran when the service died."""
-        if job.pid is not None and job.born is not None:
-            child = Child.find(job.pid, job.born)
-        else:
-            child = Child.search(str(self.store.events(job.id)))
+        word = str(self.store.events(job.id))  # on its command line, and on no other job's
+        child = Child.search(word) if job.pid is None else Child.find(job.pid, word)
         if child is None:
             self._change(job, **self._end(job, None))
             return
@@ -218,7 +217,7 @@ class Jobs:
 
     def _end(self, job: Job, code: int | None) -> dict[str, object]:
         """What a job becomes whose process has ended."""
-        gone: dict[str, object] = {"exit_code": code, "ended": now(), "pid": None, "born": None}
+        gone: dict[str, object] = {"exit_code": code, "ended": now(), "pid": None}
         try:
             told = summary(self.store.events(job.id), job.read_from)
             state, error = outcome(code, job.asked, told, self.store.log(job.id))

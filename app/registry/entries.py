@@ -57,7 +57,9 @@ def extract(
         _extract(file, limits, place)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:  # damaged data has no errno
-            raise StorageError(f"The files could not be written ({error.strerror}).") from error
+            raise StorageError(
+                f"The files could not be written ({error.strerror}); the operator can free space."
+            ) from error
         words = str(error)[:100] or type(error).__name__
         raise BadRequest(f"{filename[:80]!r} is no readable .zip or .tar.gz archive ({words}).") from None
 

@@ -58,6 +58,18 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise BadRequest(f"{FILE} cannot be read: {str(error).splitlines()[0]}.") from None
 
 
+def damage(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files that the manifest lists, each compared with its checksum. Reads them all."""
+    found = []
+    for name, digest in manifest.files.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            found.append(f"{name}, which the manifest lists, is missing")
+        elif sha256_of(file) != digest:
+            found.append(f"{name} is damaged: its sha256 differs from the manifest's")
+    return found
+
+
 def dump_manifest(manifest: Manifest) -> str:
     return manifest.model_dump_json(indent=2, by_alias=True) + "\n"
 

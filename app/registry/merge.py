@@ -27,7 +27,7 @@ def merge(
     adapters = [registry.get(part) for part in parts]
     _refuse_unmergeable(adapters, how)
     with tempfile.TemporaryDirectory() as folder:
-        _combine(model, [registry.folder(adapter) for adapter in adapters], list(parts.values()), how, Path(folder))
+        _combine(model, [registry.intact(adapter) for adapter in adapters], list(parts.values()), how, Path(folder))
         sources = ", ".join(f"{adapter.uid}:{parts[adapter.name]:g}" for adapter in adapters)
         prompts = [adapter.manifest.prompt for adapter in adapters if adapter.manifest.prompt]
         return registry.publish(

@@ -3,18 +3,28 @@
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
-from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound, OvertoneError
+from app.errors import (
+    AdapterNotFound,
+    AdapterRejected,
+    BadRequest,
+    Conflict,
+    NotFound,
+    OvertoneError,
+    StorageError,
+    on_disk,
+)
 from app.model.base import BaseSpec
 from app.model.head import Head, read_head
 from app.registry.archive import OWN
-from app.registry.manifest import BaseModelRef, Manifest, dump_manifest, read_manifest, sha256_of
+from app.registry.manifest import BaseModelRef, Manifest, damage, dump_manifest, read_manifest, sha256_of
 from app.registry.store import Store
 from app.registry.validate import Report, validate
 from app.registry.weights import AdapterWeights, read_weights
@@ -24,6 +34,7 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = "base"
 NAME_RULE = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and is not 'base'"
+_FOLDER = "The registry folder"
 Signature = tuple[tuple[str, int, int], ...]
 
 
@@ -61,8 +72,17 @@ class Registry:
         self._lock = threading.RLock()
 
     def open(self) -> None:
-        """Tidy up after a crash and read the folder."""
-        self._store.recover()
+        """Tidy up after a crash and read the folder; one that cannot be written is served as it is.
+
+        Raises StorageError when there is none and none can be made.
+        """
+        try:
+            with on_disk(_FOLDER):
+                self._store.recover()
+        except StorageError as error:
+            if not self.root.is_dir():
+                raise
+            log.warning("%s", error)
         self.refresh()
 
     def names(self) -> list[str]:
@@ -84,8 +104,16 @@ class Registry:
             if name in self._adapters:
                 return self._adapters[name]
             if name in self._broken:
-                raise AdapterRejected(f"The adapter {name!r} cannot be served", self._broken[name])
+                raise AdapterRejected(
+                    f"The adapter {name!r} cannot be served (mend its folder, roll it back, or publish it anew)",
+                    self._broken[name],
+                )
             raise AdapterNotFound(name, self._adapters)
+
+    def current(self, name: str) -> Adapter | None:
+        """The current version; None for a broken one. Raises AdapterNotFound."""
+        with self._lock:
+            return None if name in self._broken else self.get(name)
 
     def owner(self, name: str) -> str | None:
         """The tenant that a name belongs to; None for nobody's, for no adapter, and where no manifest tells."""
@@ -100,9 +128,10 @@ class Registry:
         return _owner_in(self._store.past(name, version))
 
     def versions(self, name: str) -> list[int]:
-        """All versions on disk, the current one included, oldest first."""
+        """All versions on disk, the current one included unless it is broken, oldest first."""
         with self._lock:
-            return sorted({*self._store.versions(name), self.get(name).version})
+            current = self.current(name)
+            return sorted({*self._store.versions(name), *([current.version] if current else [])})
 
     def folder(self, adapter: Adapter) -> Path:
         """Where this version lies now.
@@ -120,24 +149,38 @@ class Registry:
             return folder
 
     def read(self, adapter: Adapter) -> AdapterWeights:
-        """The tensors of exactly this version, also when another has become current. Raises as `folder` does."""
+        """The tensors of exactly this version, also when another has become current. Raises as `intact` does."""
         return self._read(adapter, read_weights)
 
     def read_head(self, adapter: Adapter) -> Head:
         """The same for an adapter that is a classification head."""
         return self._read(adapter, read_head)
 
+    def intact(self, adapter: Adapter) -> Path:
+        """Where this version lies, its files compared with their checksums.
+
+        Raises as `folder` does, and AdapterRejected for damaged files; a current version is broken from then on.
+        """
+        return self._read(adapter, lambda folder: folder)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder for what is on its way in; it leaves nothing behind. Raises StorageError, also for the caller."""
+        with on_disk(_FOLDER), self._store.workspace() as folder:
+            yield folder
+
     def check(self, folder: Path) -> Report:
         """Validate a folder that is not in the registry."""
         return validate(folder, self._spec, max_rank=self._max_rank)
 
+    @on_disk(_FOLDER)
     def publish(
         self, folder: Path, name: str, *, replace: bool = False, owner: str | None = None, **fields: Any
     ) -> Adapter:
         """Make a copy of ``folder`` the current version of ``name``; ``fields`` go into its manifest.
 
         ``owner``: the tenant that publishes; without one, the name stays whose it is.
-        Raises BadRequest for the name, Conflict when it is taken, AdapterRejected when it does not fit.
+        Raises BadRequest for the name, Conflict when it is taken, AdapterRejected when it does not fit, StorageError.
         """
         check_name(name)
         self._refuse_taken(name, replace, owner)
@@ -156,30 +199,35 @@ class Registry:
                 self._store.switch(name, staged, self._number_in_place(name))
                 return self._put(name, version, manifest, report)
 
+    @on_disk(_FOLDER)
     def rollback(self, name: str, version: int | None = None) -> Adapter:
-        """Make an older version current again: the one before, or ``version``.
+        """Make an older version current again: the one before, or ``version``; also in place of a broken one.
 
-        Raises NotFound without it, AdapterRejected when it no longer fits, Conflict when another change came first.
+        Raises NotFound without it, AdapterRejected when it no longer fits, Conflict when another change came first,
+        StorageError.
         """
         self.refresh()
-        current = self.get(name)
+        current = self.current(name)
         past = self._store.versions(name)
-        older = [v for v in past if v < current.version] if version is None else [v for v in past if v == version]
+        before = [v for v in past if current is None or v < current.version]
+        older = before if version is None else [v for v in past if v == version]
         if not older:
             raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, past)) or 'none'}.")
-        folder = self._store.past(name, older[-1])
-        report = self.check(folder)
-        if not report.ok:
-            raise AdapterRejected(f"Version {older[-1]} of {name!r} does not fit any more", report.problems)
-        manifest = read_manifest(folder) or self._manifest(folder, name, older[-1], report, {})
+        version, report = self._newest_whole(name, older)
+        folder = self._store.past(name, version)
+        manifest = read_manifest(folder) or self._manifest(folder, name, version, report, {})
         with self._lock, self._store.alone():
             self._refuse_changed(name, self._adapters.get(name) is not current or not folder.is_dir())
-            number = self._number_of(name, older[-1], folder)
-            self._store.switch(name, folder, current.version)
+            number = self._number_of(name, version, folder)
+            self._store.switch(name, folder, self._number_in_place(name))
             return self._put(name, number, manifest, report)
 
+    @on_disk(_FOLDER)
     def remove(self, name: str) -> None:
-        """Take an adapter out of service; its files stay in the history. Raises AdapterNotFound, Conflict."""
+        """Take an adapter out of service; its files stay in the history.
+
+        Raises AdapterNotFound, Conflict or StorageError.
+        """
         self.refresh()
         with self._lock, self._store.alone():
             if name not in self._store.names():
@@ -205,13 +253,34 @@ class Registry:
         while True:
             folder = self.folder(adapter)
             try:
-                found = read(folder)
+                # signatures tell that a file was written, checksums that it is still what was written
+                damaged = damage(folder, adapter.manifest)
+                found = None if damaged else read(folder)
             except (OSError, OvertoneError, SafetensorError):
                 if self.folder(adapter) == folder:
                     raise
                 continue
             if self.folder(adapter) == folder:
+                if found is None:
+                    self._quarantine(adapter, damaged)
                 return found
+
+    def _quarantine(self, adapter: Adapter, damaged: list[str]) -> NoReturn:
+        """Serve it no more, until its files change or another version takes its place."""
+        log.error("the adapter %s is served no more: %s", adapter.uid, "; ".join(damaged))
+        with self._lock:
+            if self._adapters.get(adapter.name) is adapter:
+                del self._adapters[adapter.name]
+                self._broken[adapter.name] = damaged
+        raise AdapterRejected(f"{adapter.uid} is damaged on disk (roll it back, or publish it anew)", damaged)
+
+    def _newest_whole(self, name: str, versions: list[int]) -> tuple[int, Report]:
+        """The newest of these past versions that can be served. Raises AdapterRejected when none can."""
+        for version in reversed(versions):
+            report = self.check(self._store.past(name, version))
+            if report.ok:
+                return version, report
+        raise AdapterRejected(f"Version {version} of {name!r} does not fit any more", report.problems)
 
     def _load(self, name: str) -> None:
         """Read one folder; whatever is wrong with it makes it broken, never the registry."""

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
+from app.errors import DISK_FULL, AdapterRejected, BadRequest, Forbidden, TooLarge
 from app.registry.archive import KEPT, NO_ADAPTER, copy_adapter, holds_adapter
 from app.registry.entries import ArchiveLimits, copy_stream
 
@@ -94,6 +94,7 @@ def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> None
                 raise TooLarge("That adapter exceeds this server's limit (OVERTONE_MAX_ADAPTER_MB).")
             folder = snapshot_download(name, revision=revision or None, allow_patterns=sorted(KEPT), local_dir=cache)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            _raise_if_full(error)
             raise BadRequest(f"The Hub gave no adapter for {repository!r} ({type(error).__name__}).") from None
         copy_adapter(Path(folder), destination, limits)
 
@@ -111,6 +112,13 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
             with system.open(remote, "rb") as source, (destination / name).open("wb") as target:
                 room -= copy_stream(source, target, room, limits)
     except (ImportError, ValueError, TypeError, OSError) as error:
+        _raise_if_full(error)
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
     if not holds_adapter(destination):
         raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")
+
+
+def _raise_if_full(error: Exception) -> None:
+    """A disk that takes no more here is nothing that the source could help."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        raise error

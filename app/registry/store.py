@@ -3,7 +3,7 @@
 <root>/<name>/                      the current version
 <root>/.history/<name>/<version>/   older ones, and removed ones
 <root>/.history/<name>/SWITCHING    there while two renames are under way
-<root>/.staging/<random>/           being written, locked by its writer; means nothing until it is renamed
+<root>/.staging/<random>/           being written, locked by its writer, or being deleted; means nothing here
 <root>/.history/LOCK                held while folders are renamed: services, trainers and commands may share a root
 """
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.registry.manifest import FILE
@@ -71,22 +71,28 @@ class Store:
         return self._history / name / str(version)
 
     @contextmanager
-    def staged(self, source: Path) -> Iterator[Path]:
-        """A copy of an adapter's files, synced to disk; gone at the end unless it was switched in.
-
-        Links are copied as what they lead to: whoever lets strangers name folders refuses links before.
-        """
+    def workspace(self) -> Iterator[Path]:
+        """An empty folder; gone at the end unless it was switched in, or in `recover` if this process dies."""
         self._staging.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self._staging))
         try:
             with _locked(folder, wait=False):
-                for file in sorted(source.iterdir()):
-                    if file.is_file():
-                        shutil.copyfile(file, folder / file.name)
-                        _sync(folder / file.name)
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def staged(self, source: Path) -> Iterator[Path]:
+        """A workspace with a copy of an adapter's files, synced to disk.
+
+        Links are copied as what they lead to: whoever lets strangers name folders refuses links before.
+        """
+        with self.workspace() as folder:
+            for file in sorted(source.iterdir()):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+                    _sync(folder / file.name)
+            yield folder
 
     def seal(self, staged: Path, manifest: str) -> None:
         """Write the manifest, the last of an adapter's files."""
@@ -95,7 +101,10 @@ class Store:
         _sync(staged)
 
     def switch(self, name: str, new: Path, current_version: int | None) -> None:
-        """Put the folder ``new`` in place of the current version, which joins the history."""
+        """Put the folder ``new`` in place of the current version, which joins the history.
+
+        Where the disk refuses half-way, the current version is back in its place.
+        """
         past = self._history / name
         past.mkdir(parents=True, exist_ok=True)
         marker = past / MARKER
@@ -104,7 +113,12 @@ class Store:
         _sync(past)
         if current_version is not None:
             self._move_aside(name, current_version)
-        new.rename(self.root / name)
+        try:
+            new.rename(self.root / name)
+        except OSError:
+            if current_version is not None:
+                self.past(name, current_version).rename(self.root / name)
+            raise
         _sync(self.root)
         marker.unlink()
         self._prune(name)
@@ -118,12 +132,21 @@ class Store:
     def _move_aside(self, name: str, version: int) -> None:
         target = self.past(name, version)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            self._discard(target)
         (self.root / name).rename(target)
 
     def _prune(self, name: str) -> None:
         for version in self.versions(name)[: -self._keep]:
-            shutil.rmtree(self.past(name, version), ignore_errors=True)
+            with suppress(OSError):  # tried again after the next switch
+                self._discard(self.past(name, version))
+
+    def _discard(self, folder: Path) -> None:
+        """Delete a folder that under its name is whole or gone, whenever this process dies."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        doomed = Path(tempfile.mkdtemp(dir=self._staging))
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextmanager

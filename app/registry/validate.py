@@ -15,7 +15,7 @@ from app.model.base import BaseSpec, part_of
 from app.model.tensors import read_tensors
 from app.registry.config import FILE as CONFIG
 from app.registry.config import AdapterConfig, read_config
-from app.registry.manifest import read_manifest, sha256_of
+from app.registry.manifest import damage, read_manifest
 from app.registry.weights import WEIGHTS, module_path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -85,12 +85,7 @@ def _check_files(folder: Path, weights: str, spec: BaseSpec, report: Report) -> 
         report.problems.append(
             f"it was trained over {manifest.base.name!r} with other weights than the {spec.name!r} served here"
         )
-    for name, digest in manifest.files.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file():
-            report.problems.append(f"{name}, which the manifest lists, is missing")
-        elif sha256_of(file) != digest:
-            report.problems.append(f"{name} is damaged: its sha256 differs from the manifest's")
+    report.problems += damage(folder, manifest)
 
 
 def _check_config(config: AdapterConfig, spec: BaseSpec, max_rank: int, report: Report) -> None:

@@ -1,5 +1,6 @@
 """The registry as one caller sees it: what belongs to others is not there."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,20 @@ class VisibleRegistry:
 
     def versions(self, name: str) -> list[int]:
         """All versions on disk, the current one included, oldest first; a tenant's own alone for a tenant."""
-        current = self.get(name)
-        found = self.whole.versions(name)
+        self._look(name)
+        found, current = self.whole.versions(name), self._number(name)
         if self.caller.tenant is None:
             return found
-        owner = current.manifest.owner
-        return [v for v in found if v == current.version or self.whole.past_owner(name, v) == owner]
+        owner = self.whole.owner(name)
+        return [v for v in found if v == current or self.whole.past_owner(name, v) == owner]
 
-    def folder(self, adapter: Adapter) -> Path:
-        """Where this version lies now; see `Registry.folder`."""
-        return self.whole.folder(adapter)
+    def intact(self, adapter: Adapter) -> Path:
+        """Where this version lies now; see `Registry.intact`."""
+        return self.whole.intact(adapter)
+
+    def workspace(self) -> AbstractContextManager[Path]:
+        """See `Registry.workspace`."""
+        return self.whole.workspace()
 
     def publish(self, folder: Path, name: str, *, replace: bool = False, **fields: Any) -> Adapter:
         """See `Registry.publish`; it belongs to the caller's tenant."""
@@ -66,8 +71,9 @@ class VisibleRegistry:
         """See `Registry.rollback`."""
         self.check_change(name)
         if self.caller.tenant is not None:
-            current, versions = self.get(name).version, self.versions(name)
-            older = [v for v in versions if (v < current if version is None else v == version != current)]
+            current, versions = self._number(name), self.versions(name)
+            before = [v for v in versions if current is None or v < current]
+            older = before if version is None else [v for v in versions if v == version != current]
             if not older:
                 raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, versions))}.")
             version = older[-1]
@@ -83,6 +89,10 @@ class VisibleRegistry:
         self._look(name)
         if not self.caller.may_change(name, self.whole.owner(name)):
             raise Forbidden(f"The adapter {name!r} is not yours: this key may use it, but not change it.")
+
+    def _number(self, name: str) -> int | None:
+        current = self.whole.current(name)
+        return current.version if current else None
 
     def _sees(self, name: str) -> bool:
         return self.caller.sees(name, self.whole.owner(name))

@@ -8,7 +8,16 @@ import pytest
 
 from app.engine.request import Sampling
 from app.engine.runner import Runner
-from app.errors import BadRequest, Conflict, DeadlineExceeded, EngineFault, NotReady, PromptTooLong, QueueFull
+from app.errors import (
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    EngineFault,
+    NotReady,
+    OutOfMemory,
+    PromptTooLong,
+    QueueFull,
+)
 from tests.engine.driver import Job
 
 
@@ -195,7 +204,7 @@ def test_an_adapter_that_fails_to_load_leaves_nothing_behind(drive, expected):
     layer.grow = out_of_memory
     everything = Job((("everything", 1.0),))
     failed, fine = driver.ask(everything, Job())
-    assert isinstance(failed.error, EngineFault)
+    assert isinstance(failed.error, OutOfMemory)
     assert fine.tokens == expected(Job())
     assert not driver.engine.residency.slots.slots
     assert driver.ask(everything)[0].tokens == expected(everything)

@@ -167,7 +167,7 @@ def test_tasks_take_turns():
         said.append(name)
         return name
 
-    tasks = Tasks()
+    tasks = Tasks(lambda error: EngineFault(str(error)))
     made = [Task(pieces(name, count)) for name, count in (("a", 3), ("b", 1), ("c", 2))]
     for task in made:
         tasks.add(task)

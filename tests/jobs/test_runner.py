@@ -184,7 +184,7 @@ def test_an_adopted_job_can_be_cancelled(opened: Callable[..., Jobs], noted: boo
     identity = submit(earlier, **HANG)
     job = wait_for_step(earlier, identity)
     if not noted:
-        earlier.store.save(job.model_copy(update={"pid": None, "born": None}))
+        earlier.store.save(job.model_copy(update={"pid": None}))
     die(earlier)
     jobs = opened()
     assert jobs.get(identity).state == "running"
@@ -224,7 +224,7 @@ def test_another_process_with_its_number_is_not_taken_for_it(opened: Callable[..
     job = wait_for_step(earlier, identity)
     os.kill(int(job.pid or 0), signal.SIGKILL)
     wait_for(earlier, identity, "failed")
-    earlier.store.save(job.model_copy(update={"state": "running", "pid": os.getpid(), "born": job.born}))
+    earlier.store.save(job.model_copy(update={"state": "running", "pid": os.getpid()}))
     die(earlier)
     assert opened().get(identity).state == "interrupted"
 

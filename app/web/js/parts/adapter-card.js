@@ -9,7 +9,7 @@ import { Report } from "./report.js";
 
 /** @param {{adapter: any, busy: boolean, onAct: (what: string, adapter: any, more?: any) => void}} props */
 export function AdapterCard({ adapter, busy, onAct }) {
-  if (adapter.status === "broken") return html`<${Broken} adapter=${adapter} onAct=${onAct} />`;
+  if (adapter.status === "broken") return html`<${Broken} adapter=${adapter} busy=${busy} onAct=${onAct} />`;
   const { name, manifest, report, usage } = adapter;
   const isHead = report.serving === "classify";
   const line = headline(manifest.metrics);
@@ -69,10 +69,13 @@ function Rollback({ adapter, busy, onAct }) {
     </span>`;
 }
 
-const Broken = ({ adapter, onAct }) => html`
+const Broken = ({ adapter, busy, onAct }) => html`
   <article class="panel adapter broken" aria-labelledby=${`adapter-${adapter.name}`}>
     <header><h2 id=${`adapter-${adapter.name}`}>${adapter.name}</h2><${Badge} kind="bad">${t("adapter.broken")}<//></header>
     <p>${t("adapter.broken.what")}</p>
     <ul>${adapter.problems.map((one) => html`<li>${one}</li>`)}</ul>
-    <div class="actions"><button type="button" class="quiet danger" onClick=${() => onAct("delete", adapter)}><${Icon} name="trash" />${t("adapter.delete")}</button></div>
+    <div class="actions">
+      <${Rollback} adapter=${adapter} busy=${busy} onAct=${onAct} />
+      <button type="button" class="quiet danger" disabled=${busy} onClick=${() => onAct("delete", adapter)}><${Icon} name="trash" />${t("adapter.delete")}</button>
+    </div>
   </article>`;

@@ -1,0 +1,88 @@
+"""A client that asks for much and stops reading: the server's memory, its pages and everybody else are none the worse.
+
+That work stops when a client leaves: tests/api/test_process.py.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.api.conftest import ask, until
+from tests.api.test_process import SCRIPT, Server, up
+
+LONG = {
+    "model": "base",
+    "messages": [{"role": "user", "content": "go"}],
+    "max_tokens": 1900,
+    "stream": True,
+    "logprobs": True,
+    "top_logprobs": 20,  # some 2 kB a token: more than the buffers between server and client hold
+}
+
+
+# Connections whose kernel buffers hold 32 kB, not megabytes
+SMALL_BUFFERS = f"""
+import os, socket
+from app import main
+startup = main._Server.startup
+async def smaller(self, sockets=None):
+    await startup(self, sockets)
+    with socket.socket(fileno=os.dup(self.servers[0].sockets[0].fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+main._Server.startup = smaller
+{SCRIPT}
+"""
+
+
+def sockets(server: Server) -> int:
+    links = Path(f"/proc/{server.process.pid}/fd").iterdir()
+    return sum(link.readlink().name.startswith("socket:") for link in links)
+
+
+def stalled(port: int) -> socket.socket:
+    """A connection that has asked, and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    body = json.dumps(LONG).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    return client
+
+
+def unread(port: int, client: socket.socket) -> int:
+    """Bytes that the server's side of a connection holds for its client."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        ports = [int(address.partition(":")[2], 16) for address in (local, remote)]
+        if ports == [port, client.getsockname()[1]]:
+            return int(queues.partition(":")[0], 16)
+    return 0
+
+
+async def test_a_client_that_stops_reading(start: Callable[..., Any]) -> None:
+    async with start(SMALL_BUFFERS, request_seconds="4") as server:
+        await up(server)
+        await ask(server.client)  # everything is warm, and one connection is kept
+        before, memory = sockets(server), server.peak_mb
+        clients = [stalled(server.port) for _ in range(2)]
+        await server.until_running(2)
+        async with asyncio.timeout(4):
+            await ask(server.client)  # a neighbour is served meanwhile
+        assert all(unread(server.port, client) > 10_000 for client in clients)
+        assert sockets(server) == before + 2
+        await server.until_running(0)
+        metrics = (await server.client.get("/metrics")).text
+        assert "overtone_kv_pages_used 0.0" in metrics
+        assert server.peak_mb - memory < 60
+
+        async def given_up() -> bool:
+            return sockets(server) == before
+
+        await until(given_up)
+        for client in clients:
+            client.close()
+        await ask(server.client)

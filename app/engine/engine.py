@@ -100,7 +100,7 @@ class Engine:
         """
         check(request, self.room, self.limits.max_resident)
         with self._changed:
-            self._refuse_if_full()
+            self.refuse_if_full()
             stream = TextStream(self._prompt.decode, request.sampling.stop)
             sequence = Sequence(request, stream, time.monotonic())
             self._sequences[request.id] = sequence
@@ -114,12 +114,20 @@ class Engine:
         """
         task = Task(self._listen(clips, time.monotonic()), deadline)
         with self._changed:
-            self._refuse_if_full()
+            self.refuse_if_full()
             self._listening.add(task.future)
             self._inbox.append(lambda: self._listeners.add(task))
             self._changed.notify()
         task.future.add_done_callback(self._listened)
         return task.future
+
+    def refuse_if_full(self, coming: int = 0) -> None:
+        """Raises NotReady, or QueueFull where ``coming`` more, on their way here, would fill the line."""
+        if not self._open:
+            raise NotReady(_CLOSING)
+        if self._in_line + coming >= self.limits.max_queue + self.limits.max_batch:
+            self.stats.rejected += 1
+            raise QueueFull(f"{self._in_line + coming} requests are in line already; try again shortly.")
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; its pages are free again at once. Unknown ids are ignored."""
@@ -180,14 +188,6 @@ class Engine:
     @property
     def _in_line(self) -> int:
         return len(self._sequences) + len(self._listening)
-
-    def _refuse_if_full(self) -> None:
-        """Raises NotReady or QueueFull. Called with the lock held."""
-        if not self._open:
-            raise NotReady(_CLOSING)
-        if self._in_line >= self.limits.max_queue + self.limits.max_batch:
-            self.stats.rejected += 1
-            raise QueueFull(f"{self._in_line} requests are in line already; try again shortly.")
 
     # -- on the engine's thread -------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Whether a question may come in at all, answered before its body is read."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -15,7 +16,7 @@ class AskingRoute(APIRoute):
     The server drops the body that is still on its way, so the client gets to read its 429.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def admit(request: Request) -> Response:

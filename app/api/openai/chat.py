@@ -7,8 +7,8 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.admission import AskingRoute
+from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import hear
 from app.api.openai.completions import ChatCompletion, ChatCompletionChunk, Written
 from app.api.openai.errors import documented, error_body

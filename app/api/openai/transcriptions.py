@@ -13,9 +13,9 @@ from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import ConfigDict, Field, model_validator
 
+from app.api.admission import AskingRoute
 from app.api.forms import Text
 from app.api.generate import CLIENT_CLOSED_REQUEST
-from app.api.admission import AskingRoute
 from app.api.hearing import hear
 from app.api.openai.errors import documented, error_body
 from app.api.openai.fields import Neutral, OpenAIFields

@@ -1,10 +1,10 @@
 """`overtone bench --soak` and `--overload`: a server of one's own, tried under load."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -12,10 +12,14 @@ from rich.table import Table
 from app.cli.output import err, out, print_json, table_of
 
 if TYPE_CHECKING:
+    from app.bench.overload import Overloaded
     from app.bench.soak.footprint import Server
-    from app.bench.soak.run import Soaked
+    from app.bench.soak.run import Score, Soaked
     from app.settings import Settings
 
+# glibc otherwise keeps blocks of tensors that have been freed, for reuse, so that memory in use could not be told
+# from memory once used (mallopt(3)).
+STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 SHOWN = 20  # failures at most; --json tells all
 
 
@@ -39,7 +43,24 @@ def run_soak(settings: "Settings", minutes: float, clients: int, as_json: bool) 
     _end(soaked.failures, as_json)
 
 
-def _score(settings: "Settings", folder: Path, progress: Any) -> Any:
+def run_overload(settings: "Settings", seconds: float, as_json: bool) -> None:
+    """Print what it saw; exit code 1 where a promise was broken."""
+    from app.bench.overload import SETTINGS, overload
+
+    with (
+        tempfile.TemporaryDirectory(prefix="overtone-overload-") as folder,
+        err.status("starting a server …") as status,
+        _server(settings, Path(folder), SETTINGS) as server,
+    ):
+        found = overload(server.url, seconds, lambda words: status.update(f"{words} …"))
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        out.print(_overload_table(found))
+    _end(found.failures, as_json)
+
+
+def _score(settings: "Settings", folder: Path, progress: Callable[[str], None]) -> "Score":
     import torch
 
     from app.bench.soak.oracle import texts
@@ -65,9 +86,8 @@ def _server(settings: "Settings", folder: Path, changed: Mapping[str, str]) -> "
     own = {"jobs": str(folder / "jobs"), "drain_seconds": "5", **changed}
     environment = settings.for_children() | {f"OVERTONE_{name.upper()}": value for name, value in own.items()}
     options = ["--model", settings.model, "--device", settings.device, "--adapters", str(registry)]
-    with ServerProcess(
-        folder / "server.log", *options, environment=environment | {"TMPDIR": str(temporary)}
-    ) as process:
+    environment |= {"TMPDIR": str(temporary), **STEADY_MEMORY}
+    with ServerProcess(folder / "server.log", *options, environment=environment) as process:
         process.wait_ready(600)
         yield Server(process.url, registry, temporary)
         process.stop()
@@ -100,7 +120,24 @@ def _soak_table(soaked: "Soaked") -> Table:
     return table
 
 
-def _end(failures: "list[str] | Any", as_json: bool) -> None:
+def _overload_table(found: "Overloaded") -> Table:
+    table = table_of("what", "seen", title=f"{found.seconds:g} s at the peak, {found.seconds:g} s at ten times as much")
+    rows = {
+        "peak, requests/s": f"{found.peak_rate:.2f}",
+        "offered": f"{found.offered_rate:.2f}",
+        "served": f"{found.served_rate:.2f} ({found.share:.0%} of the peak)",
+        "answers / refusals": f"{found.served} / {found.refused}",
+        "time until a refusal, p50 / p99": f"{1e3 * found.refused_p50:.0f} ms / {1e3 * found.refused_p99:.0f} ms",
+        "time of an answer, p50 / p99": f"{found.served_p50:.2f} s / {found.served_p99:.2f} s",
+        "bound: a full line at the peak rate, and half": f"{found.bound:.2f} s",
+        "failures": str(len(found.failures)),
+    }
+    for what, seen in rows.items():
+        table.add_row(what, seen)
+    return table
+
+
+def _end(failures: Sequence[str], as_json: bool) -> None:
     if not failures:
         return
     if not as_json:

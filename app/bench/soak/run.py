@@ -13,7 +13,7 @@ import httpx
 from app.bench.client import NO_LIMIT, percentile
 from app.bench.soak.clients import Crowd
 from app.bench.soak.footprint import Footprint, Server, footprint, metrics, settled
-from app.bench.soak.operator import Operator
+from app.bench.soak.operator import KEPT, Operator
 from app.bench.soak.oracle import Texts
 from app.bench.soak.repertoire import Adapter, Sound
 from app.bench.soak.verdict import Verdict, judge
@@ -29,10 +29,18 @@ SETTINGS = {
     "host_cache_mb": "4",
     "encoder_cache_mb": "2",
     "watch_seconds": "0.5",
+    "keep_versions": str(KEPT),
 }
 WARM_SHARE = 0.2  # of the whole time; the start is marked after it
-MEMORY_TOLERANCE = 48 << 20
-COUNTERS = ("adapter_cold_loads", "adapter_evictions", "preemptions", "encoder_cache_hits", "encoder_cache_misses")
+MEMORY_TOLERANCE = 64 << 20
+COUNTERS = (
+    "steps",
+    "preemptions",
+    "adapter_cold_loads",
+    "adapter_evictions",
+    "encoder_cache_hits",
+    "encoder_cache_misses",
+)
 
 
 @dataclass(frozen=True)

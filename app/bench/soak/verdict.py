@@ -1,6 +1,5 @@
 """Whether each answer is the one that plain PEFT gives with the version it names."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ class Verdict:
     """``refused``: answers that were right to refuse, by code. ``mismatches``, ``failures``: with request ids."""
 
     finished: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
     mismatches: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -32,7 +31,8 @@ def judge(everything: Iterable[Asked], texts: Texts, operator: Operator) -> Verd
             if wrong := _wrong(asked, texts, operator.weights):
                 verdict.mismatches.append(f"{asked.request_id}: {wrong}")
         elif _rightly_refused(asked, operator):
-            verdict.refused[reply.body["code"]] += 1
+            code = reply.body["code"]
+            verdict.refused[code] = verdict.refused.get(code, 0) + 1
         else:
             verdict.failures.append(
                 f"{asked.request_id} ({asked.adapter}): {reply.status} {reply.kind or 'without an end'} {reply.body}"
@@ -66,8 +66,8 @@ def _parts(adapter: Mapping[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def _rightly_refused(asked: Asked, operator: Operator) -> bool:
-    """A full line, or an adapter that was deleted meanwhile."""
+    """A full line, or an adapter that was deleted, or overtaken by more versions than are kept, meanwhile."""
     code = asked.reply.body.get("code")
     if code == "adapter_not_found" and asked.adapter not in (None, BASE):
-        return any(operator.was_absent(name, asked.begun, asked.ended) for name in names_of(str(asked.adapter)))
+        return any(operator.was_gone(name, asked.begun, asked.ended) for name in names_of(str(asked.adapter)))
     return code == "queue_full"

@@ -25,9 +25,9 @@ REFUSED_WITHIN_S = 1.0  # 99th percentile
 SETTINGS = {"cpu_threads": "1", "max_batch": "8", "max_queue": "8", "encoder_cache_mb": "1"}
 LINE = int(SETTINGS["max_batch"]) + int(SETTINGS["max_queue"])
 SLACK = 1.5  # on the bound of waiting: answers differ in length
-CLIP_SECONDS = 8.0
+CLIP_SECONDS = 3.0
 RECORDINGS = 64  # no two alike, and more than the server keeps encoded
-FIELDS = {"prompt": "Transcribe the audio.", "adapter": "base", "max_new_tokens": "48"}
+FIELDS = {"prompt": "Transcribe the audio.", "adapter": "base", "max_new_tokens": "32"}
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,6 @@ def answer(text: str, name: str = "alto", version: int | None = 1) -> dict:
 async def test_right_answers_pass(operator):
     right = [asked("done", answer("alto says")), asked("done", answer("base says", "base"), None)]
     verdict = judge(right, TEXTS, operator)
-        [asked("done", answer("alto says")), asked("done", answer("base says", "base"), None)], TEXTS, operator
-    )
     assert (verdict.finished, verdict.mismatches, verdict.failures) == (2, [], [])
 
 

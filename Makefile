@@ -4,6 +4,7 @@
 #   make test     all tests                      make check    lint, format, types
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
 #   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
+#   make soak     ten minutes of load on a live server, and ten times more than it can take
 #   make audit    known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make docs     the documents as a site, in build/site
@@ -28,7 +29,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test check serve format docs kernels lock release audit deploy-check
+.PHONY: demo test soak check serve format docs kernels lock release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -36,6 +37,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest -q
+
+soak: $(STAMP)
+	$(BIN)/overtone bench --soak 10
+	$(BIN)/overtone bench --overload 30
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -83,7 +88,7 @@ audit: $(TOOLBOX)/.ready
 deploy-check: $(TOOLBOX)/.ready
 	$(TOOLBOX)/bin/hadolint Dockerfile
 	$(TOOLBOX)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	$(TOOLBOX)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(TOOLBOX)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 $(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { \

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.admission import AskingRoute
 from app.api.answers import AdapterRef, AudioReceipt
 from app.api.fields import KnownFields, form_only
 from app.api.generate import CLIENT_CLOSED_REQUEST
@@ -20,7 +21,7 @@ from app.engine.request import Listened, new_id
 from app.errors import OvertoneError
 from app.model.head import Head, Moments, pool
 
-router = APIRouter(tags=["generate"], dependencies=[Depends(form_only)])
+router = APIRouter(route_class=AskingRoute, tags=["generate"], dependencies=[Depends(form_only)])
 
 
 class ClassifyForm(KnownFields):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 
+from app.api.admission import AskingRoute
 from app.api.answers import AdapterRef, ComparedAnswer, ComparedError, Comparison, adapter_ref, answer_of, compact
 from app.api.fields import form_only
 from app.api.forms import CompareForm
@@ -19,7 +20,7 @@ from app.api.tickets import Disconnected, Question, Ticket, unless_gone
 from app.engine.request import Done, Token
 from app.errors import OvertoneError
 
-router = APIRouter(tags=["generate"], dependencies=[Depends(form_only)])
+router = APIRouter(route_class=AskingRoute, tags=["generate"], dependencies=[Depends(form_only)])
 
 
 @dataclass(frozen=True)

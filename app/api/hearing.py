@@ -9,7 +9,6 @@ from fastapi import UploadFile
 
 from app.api.state import AppState
 from app.audio import Receipt
-from app.errors import QueueFull
 from app.model.features import Clip
 from app.service import Service
 
@@ -30,8 +29,7 @@ class Heard:
 
 async def hear(state: AppState, service: Service, uploads: Sequence[UploadFile]) -> Heard:
     """Decode recordings and extract their features. Raises AudioError, TooLarge, BadRequest or QueueFull."""
-    if state.preparing >= state.settings.max_queue:
-        raise QueueFull(f"{state.preparing} requests are being decoded already; try again shortly.")
+    service.engine.refuse_if_full(state.preparing)  # before the work, and after the body that took its time
     begun = time.monotonic()
     state.preparing += 1
     try:

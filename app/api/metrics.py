@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,6 +53,7 @@ class Metrics:
         self._total = Histogram(
             "overtone_request_seconds", "Whole time of a request", labels, buckets=_WAITS, registry=registry
         )
+        ProcessCollector(registry=registry)  # memory, CPU time, open files
         self._audio = Counter("overtone_audio_seconds", "Audio heard", labels, registry=registry)
         self._prompt = Counter("overtone_prompt_tokens", "Prompt tokens, audio included", labels, registry=registry)
         self._completion = Counter("overtone_completion_tokens", "Tokens generated", labels, registry=registry)

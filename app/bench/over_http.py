@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import multiprocessing
 import os
 import time
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 import soundfile
+
+from app.bench.client import NO_LIMIT, ask
 
 RATE = 16_000
 _MOST_PROCESSES = 8
@@ -44,7 +45,7 @@ def tokens_per_second(load: Load) -> float:
 def _ask(load: Load, clients: Sequence[int], rounds: int) -> tuple[float, float, int]:
     """When some of the clients began and ended, and their tokens."""
     recordings = {
-        client: [_recording(client + len(load.adapters) * number, load.seconds) for number in range(rounds)]
+        client: [noise(client + len(load.adapters) * number, load.seconds) for number in range(rounds)]
         for client in clients
     }
     return asyncio.run(_ask_all(load, recordings))
@@ -54,7 +55,7 @@ async def _ask_all(load: Load, recordings: dict[int, list[bytes]]) -> tuple[floa
     async def one_client(number: int) -> int:
         return sum([await _stream(http, load, recording, load.adapters[number]) for recording in recordings[number]])
 
-    async with httpx.AsyncClient(base_url=load.url, timeout=300, limits=httpx.Limits(max_connections=None)) as http:
+    async with httpx.AsyncClient(base_url=load.url, timeout=300, limits=NO_LIMIT, trust_env=False) as http:
         begun = time.monotonic()  # one clock for all processes
         tokens = await asyncio.gather(*(one_client(number) for number in recordings))
         return begun, time.monotonic(), sum(tokens)
@@ -62,29 +63,21 @@ async def _ask_all(load: Load, recordings: dict[int, list[bytes]]) -> tuple[floa
 
 async def _stream(http: httpx.AsyncClient, load: Load, recording: bytes, adapter: str) -> int:
     """Tokens of one answer, as its last event counts them."""
-    form = {
-        "prompt": load.prompt,
-        "adapter": adapter,
-        "max_new_tokens": str(load.new_tokens),
-        "stream": "true",
-    }
-    kind, data = "", {}
-    async with http.stream("POST", "/generate", data=form, files={"audio": recording}) as answer:
-        if answer.is_error:
-            raise RuntimeError(f"{answer.status_code}: {(await answer.aread()).decode(errors='replace')}")
-        async for line in answer.aiter_lines():
-            if line.startswith("event: "):
-                kind = line.removeprefix("event: ")
-            elif line.startswith("data: ") and kind != "token":
-                data = json.loads(line.removeprefix("data: "))
-    if kind != "done":
-        raise RuntimeError(data.get("detail", "the stream ended before its answer"))
-    return int(data["usage"]["completion_tokens"])
+    fields = {"prompt": load.prompt, "adapter": adapter, "max_new_tokens": str(load.new_tokens)}
+    reply = await ask(http, fields, recording)
+    if reply.kind != "done":
+        raise RuntimeError(reply.body.get("detail", "the stream ended before its answer"))
+    return int(reply.body["usage"]["completion_tokens"])
 
 
-def _recording(seed: int, seconds: float) -> bytes:
+def noise(seed: int, seconds: float) -> bytes:
     """Noise as a WAV file, no two alike."""
     samples = 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    return encoded(samples.astype(np.float32), "WAV")
+
+
+def encoded(samples: np.ndarray, container: str) -> bytes:
+    """Samples [n] at `RATE` as a 16-bit file."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples.astype(np.float32), RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, samples, RATE, format=container, subtype="PCM_16")
     return buffer.getvalue()

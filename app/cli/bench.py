@@ -14,6 +14,7 @@ from rich.table import Table
 from app.cli.options import Device, Dtype, Json, Model, settings_with
 from app.cli.output import err, out, print_json, reported
 from app.cli.training import become
+from app.cli.trial import run_overload, run_soak
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ def bench(
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Training speed beside a plain loop instead.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a step.", show_default=False)] = None,
+    soak: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Minutes of everything at once against a live server instead.", show_default=False),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="With --soak: how many ask at the same time.")] = 64,
+    overload: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds at a server's peak rate, and at ten times that, instead.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode rate and time to first token of transformers, PEFT and Overtone on the same weights.
@@ -84,6 +96,10 @@ def bench(
         if batch:
             raise BadRequest("--batch is the clips of a training step: give --train too, or name cases with --only.")
         settings = settings_with(model=model, device=device, dtype=dtype)
+        if soak:
+            return run_soak(settings, soak, clients, as_json)
+        if overload:
+            return run_overload(settings, overload, as_json)
         cases = _cases(only, seconds)
         through_http = _cases(http, seconds)[0] if http else None
         report = Report(show=not as_json)

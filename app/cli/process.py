@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,16 +18,23 @@ POLL_S = 0.1
 
 
 class ServerProcess:
-    """`overtone serve` as a child; its output goes to ``log``. Leaving the context stops it."""
+    """`overtone serve` as a child; its output goes to ``log``. Leaving the context stops it.
 
-    def __init__(self, log: Path, *options: str) -> None:
+    ``environment``: the child's whole one; none: this process's own.
+    """
+
+    def __init__(self, log: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         command = [sys.executable, "-m", "app.cli.main", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [*command, *options], stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
+                [*command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment,
             )
 
     def __enter__(self) -> Self:

@@ -47,6 +47,7 @@ from app.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+BACKGROUND_SHARE = 0.1
 _CLOSING = "The server is shutting down; try again in a moment."
 _FAILED = "This request failed inside the model; others go on."
 
@@ -105,7 +106,7 @@ class Engine:
         """
         check(request, self.room, self.limits.max_resident)
         with self._changed:
-            self._refuse_if_full()
+            self.refuse_if_full()
             stream = TextStream(self._prompt.decode, request.sampling.stop)
             sequence = Sequence(request, stream, time.monotonic())
             self._sequences[request.id] = sequence
@@ -119,12 +120,22 @@ class Engine:
         """
         task = Task(self._listen(clips, time.monotonic()), deadline)
         with self._changed:
-            self._refuse_if_full()
+            self.refuse_if_full()
             self._listening.add(task.future)
             self._inbox.append(lambda: self._listeners.add(task))
             self._changed.notify()
         task.future.add_done_callback(self._listened)
         return task.future
+
+    def refuse_if_full(self, coming: int = 0) -> None:
+        """Raises NotReady, DeviceLost, or QueueFull where ``coming`` more, on their way here, would fill the line."""
+        if self.lost:
+            raise DeviceLost
+        if not self._open:
+            raise NotReady(_CLOSING)
+        if self._in_line + coming >= self.limits.max_queue + self.limits.max_batch:
+            self.stats.rejected += 1
+            raise QueueFull(f"{self._in_line + coming} requests are in line already; try again shortly.")
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; its pages are free again at once. Unknown ids are ignored."""
@@ -188,16 +199,6 @@ class Engine:
     def _in_line(self) -> int:
         return len(self._sequences) + len(self._listening)
 
-    def _refuse_if_full(self) -> None:
-        """Raises NotReady, DeviceLost or QueueFull. Called with the lock held."""
-        if self.lost:
-            raise DeviceLost
-        if not self._open:
-            raise NotReady(_CLOSING)
-        if self._in_line >= self.limits.max_queue + self.limits.max_batch:
-            self.stats.rejected += 1
-            raise QueueFull(f"{self._in_line} requests are in line already; try again shortly.")
-
     # -- on the engine's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -244,6 +245,7 @@ class Engine:
 
     def _turn(self) -> None:
         """Everything that happens between two steps, and a step."""
+        begun = time.monotonic()
         self._relieve()
         self._take_inbox()
         self._drop_ended()
@@ -253,9 +255,16 @@ class Engine:
         idle = not (chunks or self._flights)
         self._land(1 if chunks and self.runner.overlaps else 0)
         self._listeners.advance()
-        self._background.advance()
+        self._look_after_background(time.monotonic() - begun)
         if idle:
             self._wait()
+
+    def _look_after_background(self, turn: float) -> None:
+        """Pieces of it for a share of the ``turn`` so far, s: under load too it ends, and nobody's token waits long."""
+        until = time.monotonic() + BACKGROUND_SHARE * turn
+        self._background.advance()
+        while self._background and time.monotonic() < until:
+            self._background.advance()
 
     def _fail_all(self, error: OvertoneError) -> None:
         for sequence in list(self._sequences.values()):

@@ -1,11 +1,12 @@
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from app.api import sse
-from tests.api.conftest import Running, ask, audio, events_of, wav
+from tests.api.conftest import Running, ask, audio, events_of, until, wav
 from tests.support import tone
 
 
@@ -158,3 +159,26 @@ async def test_deadline(running: Running) -> None:
         streamed = await client.post("/generate", data={"max_new_tokens": "200", "stream": "true"}, files=audio())
         assert events_of(streamed.text)[-1][0] == "error"
         assert events_of(streamed.text)[-1][1]["code"] == "deadline_exceeded"
+
+
+async def test_a_full_line_refuses_before_the_body_is_read(running: Running) -> None:
+    """What cannot be answered is neither read, parsed nor decoded."""
+    async with running(max_queue=1, max_batch=1, max_context=2048) as client:
+        long = {"prompt": "hi", "max_new_tokens": "1500", "stop": "\x00"}
+        asks = [asyncio.create_task(client.post("/generate", data=long)) for _ in range(2)]
+        engine = client.app.state.overtone.service.engine
+
+        async def full() -> bool:
+            return len(engine._sequences) == 2
+
+        await until(full)
+
+        async def body() -> AsyncIterator[bytes]:
+            pytest.fail("the body was read")
+            yield b""
+
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        for path in ("/generate", "/compare", "/classify", "/v1/chat/completions", "/v1/audio/transcriptions"):
+            assert (await client.post(path, content=body(), headers=kind)).status_code == 429
+        for task in asks:
+            task.cancel()

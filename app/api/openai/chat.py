@@ -7,6 +7,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
+from app.api.admission import AskingRoute
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import hear
 from app.api.openai.completions import ChatCompletion, ChatCompletionChunk, Written
@@ -22,7 +23,7 @@ from app.errors import OvertoneError, QueueFull
 from app.model.grammar import JsonGrammar
 from app.service import Service
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=AskingRoute, tags=["openai"])
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, chunks as server-sent events, then `[DONE]`.",

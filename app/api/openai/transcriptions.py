@@ -13,6 +13,7 @@ from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import ConfigDict, Field, model_validator
 
+from app.api.admission import AskingRoute
 from app.api.forms import Text
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import hear
@@ -38,7 +39,7 @@ from app.errors import OvertoneError
 from app.model.features import Clip
 from app.service import default_prompt, user_message
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=AskingRoute, tags=["openai"])
 MOST_TOKENS = 448  # of one window, as Whisper's decoder allows; fast speech takes about half
 FRAMES_PER_SECOND = 100  # the unit of `seek`
 

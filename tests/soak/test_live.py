@@ -1,0 +1,36 @@
+"""A live server under everything at once, and under ten times what it can take."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import ROOT
+
+pytestmark = pytest.mark.soak
+
+
+def bench(*options: str) -> tuple[int, dict]:
+    command = [sys.executable, "-W", "ignore", "-m", "app.cli.main", "bench", *options, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_soak():
+    code, told = bench("--soak", "1")
+    assert told["failures"] == []
+    assert code == 0
+    assert told["verdict"]["finished"] > 64
+    assert 0.05 < told["left"] / told["requests"] < 0.3
+    assert {"upload", "select", "unload"} <= told["operations"].keys()
+    assert told["counters"]["adapter_evictions"]
+
+
+def test_overload():
+    """How much is still served is for a machine with nothing else to do; the rest holds on any."""
+    _, told = bench("--overload", "6")
+    assert [one for one in told["failures"] if "promised" not in one and "proves nothing" not in one] == []
+    assert told["refused"] > told["served"] > 0
+    assert told["refused_p99"] < told["served_p50"]

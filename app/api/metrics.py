@@ -144,7 +144,7 @@ class _EngineCollector(Collector):
         yield from _gauges(
             ("queue_depth", "Requests waiting", len(scheduler.waiting)),
             ("running_sequences", "Sequences being continued", len(scheduler.running)),
-            ("classifications", "Classifications waiting to be heard", engine.listening),
+            ("classifications", "Classifications waiting to be heard", len(engine.listening)),
             ("batch_size", "Sequences in the last step", stats.last_batch),
             ("slots_used", "Adapters resident", len(slots.slots)),
             ("slots_total", "Adapter slots", slots.max_resident),

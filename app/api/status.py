@@ -110,7 +110,7 @@ def _load(service: Service, state: AppState) -> Load:
     return Load(
         running=len(engine.scheduler.running),
         waiting=len(engine.scheduler.waiting),
-        listening=engine.listening,
+        listening=len(engine.listening),
         preparing=state.preparing,
         max_batch=engine.limits.max_batch,
         max_queue=engine.limits.max_queue,

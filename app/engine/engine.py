@@ -2,8 +2,7 @@
 
 A request's way: `submit` → inbox → scheduler (waiting) → `_claim` (its adapters get slots) → running →
 `_launch` once per step → `_land` (text, stop, limits) → events, until `_finish`. On CUDA a step is queued
-before the last one's tokens are read. What a classification hears goes another way: `listen` → one clip
-between two steps → future.
+before the last one's tokens are read. What a classification hears goes another way, through `listening`.
 """
 
 import logging
@@ -19,6 +18,7 @@ import torch
 from app.engine.faults import fault_of
 from app.engine.host_cache import HostCache
 from app.engine.limits import EngineLimits
+from app.engine.listening import Listening
 from app.engine.memory import MemoryPlan
 from app.engine.pages import PagePool
 from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
@@ -41,7 +41,6 @@ from app.errors import (
 )
 from app.model.base import LoadedModel, combine_checksums, weight_checksums
 from app.model.features import Clip
-from app.model.head import Moments
 from app.model.prompt import PromptRenderer
 from app.registry.registry import Registry
 
@@ -67,10 +66,10 @@ class Engine:
         self._prompt = PromptRenderer(loaded.processor)
         self._sequences: dict[str, Sequence] = {}
         self._flights: deque[tuple[list[Sequence], Drawn]] = deque()  # steps whose tokens nobody has read yet
-        self._listening: set[Future[Listened]] = set()
-        self._listeners, self._background = Tasks(self._met), Tasks(self._met)
         self._inbox: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
+        self.listening = Listening(lambda clip: self.runner.moments(clip), self._met, self.stats, self._changed)
+        self._background = Tasks(self._met)
         self._open = self._stopping = self._woken = self._cramped = False
         self.lost = False  # the device failed for good: only a new process helps
         self._warm: Future[None] = Future()
@@ -81,11 +80,6 @@ class Engine:
         """Tokens that one request may hold, prompt and answer together."""
         positions: int = self._model.config.get_text_config().max_position_embeddings
         return min(self.limits.max_context, self.scheduler.pool.tokens, positions)
-
-    @property
-    def listening(self) -> int:
-        """Classifications that wait to be heard."""
-        return len(self._listening)
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -118,13 +112,12 @@ class Engine:
 
         Raises QueueFull or NotReady. ``deadline``: `time.monotonic` seconds.
         """
-        task = Task(self._listen(clips, time.monotonic()), deadline)
         with self._changed:
             self.refuse_if_full()
-            self._listening.add(task.future)
-            self._inbox.append(lambda: self._listeners.add(task))
+            task = self.listening.expect(clips, deadline)
+            self._inbox.append(lambda: self.listening.tasks.add(task))
             self._changed.notify()
-        task.future.add_done_callback(self._listened)
+        task.future.add_done_callback(self.listening.left)
         return task.future
 
     def refuse_if_full(self, coming: int = 0) -> None:
@@ -197,7 +190,7 @@ class Engine:
 
     @property
     def _in_line(self) -> int:
-        return len(self._sequences) + len(self._listening)
+        return len(self._sequences) + len(self.listening)
 
     # -- on the engine's thread -------------------------------------------------------------------
 
@@ -223,7 +216,7 @@ class Engine:
         reason = DeviceLost() if self.lost else NotReady(_CLOSING)
         self._take_inbox()
         self._fail_all(reason)
-        for tasks in (self._listeners, self._background):
+        for tasks in (self.listening.tasks, self._background):
             tasks.fail_all(reason)
 
     def _met(self, error: Exception, failed: str = _FAILED) -> OvertoneError:
@@ -254,7 +247,7 @@ class Engine:
             self._step(chunks)
         idle = not (chunks or self._flights)
         self._land(1 if chunks and self.runner.overlaps else 0)
-        self._listeners.advance()
+        self.listening.tasks.advance()
         self._look_after_background(time.monotonic() - begun)
         if idle:
             self._wait()
@@ -379,18 +372,7 @@ class Engine:
         if rest and reason != "cancelled":
             _emit(sequence, Token(None, rest))
         self.stats.finished += 1
-        request = sequence.request
-        self._end(
-            sequence,
-            Done(
-                reason,
-                sequence.stream.text,
-                len(request.prompt),
-                sum(clip.tokens for clip in request.clips),
-                sequence.new_tokens,
-                sequence.final_timings(time.monotonic()),
-            ),
-        )
+        self._end(sequence, sequence.done(reason, time.monotonic()))
 
     def _fail(self, sequence: Sequence, error: OvertoneError) -> None:
         self._release(sequence)
@@ -415,31 +397,10 @@ class Engine:
         for message in messages:
             message()
 
-    def _listen(self, clips: tuple[Clip, ...], submitted: float) -> Pieces[Listened]:
-        """One clip a piece."""
-        queued, busy = time.monotonic() - submitted, 0.0
-        heard: list[Moments] = []
-        for clip in clips:
-            if heard:
-                yield
-            begun = time.monotonic()
-            heard.append(self.runner.moments(clip))
-            busy += time.monotonic() - begun
-        return Listened(tuple(heard), 1e3 * queued, 1e3 * busy)
-
-    def _listened(self, future: "Future[Listened]") -> None:
-        """Out of the line, on the engine's thread or, cancelled, on the thread that gave up."""
-        if not future.cancelled():
-            self.stats.finished += future.exception() is None
-            self.stats.failed += future.exception() is not None
-        with self._changed:
-            self._listening.discard(future)
-            self._changed.notify_all()
-
     def _wait(self) -> None:
         """Sleep until something changes; at most until deadlines are worth another look."""
         with self._changed:
-            busy = self._inbox or self._listeners or self._background
+            busy = self._inbox or self.listening.tasks or self._background
             if not (self._woken or busy or self._stopping):
                 self._changed.wait(0.1 if self._sequences else None)
             self._woken = False

@@ -186,7 +186,13 @@ class Sequence:
         needs_tokens = self.alone or request.grammar or request.sampling.repetition_penalty != 1.0
         return not needs_tokens and self.length < self.request.longest
 
-    def final_timings(self, now: float) -> Timings:
+    def done(self, reason: str, now: float) -> Done:
+        """The last event of a sequence that ended well."""
+        request = self.request
+        heard = sum(clip.tokens for clip in request.clips)
+        return Done(reason, self.stream.text, len(request.prompt), heard, self.new_tokens, self._timings_at(now))
+
+    def _timings_at(self, now: float) -> Timings:
         """All timings at the sequence's end, in ms."""
         timings = self.timings
         admitted = self.admitted or now

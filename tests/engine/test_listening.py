@@ -59,7 +59,7 @@ def test_decoding_goes_on_between_the_clips(drive, clips, expected):
     assert second.tokens == expected(Job((("qv", 1.0),), (1,)))
     heard = [future.result(30) for future in futures]
     assert all(torch.equal(pool(each.clips), pool(heard[0].clips)) for each in heard)
-    assert driver.engine.listening == 0
+    assert len(driver.engine.listening) == 0
 
 
 def test_a_full_line_holds_for_both_kinds(drive, clips):
@@ -83,13 +83,13 @@ def test_who_gives_up_is_forgotten_before_the_next_clip(drive, clips):
     go_on = hold(driver)
     first, second = driver.engine.listen(clips), driver.engine.listen(clips)
     assert second.cancel()
-    assert driver.engine.listening == 1
+    assert len(driver.engine.listening) == 1
     go_on.set()
     assert first.result(30)
     with pytest.raises(CancelledError):
         second.result()
     driver.assert_idle()
-    assert len(driver.engine._listeners) == 0
+    assert len(driver.engine.listening.tasks) == 0
 
 
 def test_a_deadline_is_kept_in_line_and_at_work(drive, clips):
@@ -103,7 +103,7 @@ def test_a_deadline_is_kept_in_line_and_at_work(drive, clips):
         with pytest.raises(DeadlineExceeded):
             future.result(30)
     assert driver.engine.stats.failed == 2
-    assert driver.engine.listening == 0
+    assert len(driver.engine.listening) == 0
 
 
 def test_a_fault_is_its_own(drive, clips, expected):

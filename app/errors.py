@@ -15,6 +15,7 @@ OvertoneError
 ├── QueueFull                  429  with Retry-After
 │   └── RateLimited            429  this key asks for more than it may
 ├── NotReady                   503  loading or draining
+│   └── SharedStoreFailed      503  the store that replicas share cannot be reached
 ├── DeadlineExceeded           504
 └── EngineFault                500  the step of this sequence failed; neighbours go on
 
@@ -120,6 +121,10 @@ class RateLimited(QueueFull):
 class NotReady(OvertoneError):
     status = 503
     code = "not_ready"
+
+
+class SharedStoreFailed(NotReady):
+    code = "shared_store"
 
 
 class DeadlineExceeded(OvertoneError):

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's own choice")
 
     adapters: Path = Field(Path("adapters"), description="the registry folder")
+    shared_adapters: str | None = Field(
+        None, description="store that replicas share, s3://bucket/prefix …; the registry folder caches it"
+    )
     adapter_roots: Folders = Field((), description="folders that `source` may name in POST /adapters")
     adapter_sources: Names = Field((), description="allowed source prefixes: hf://org/, s3://bucket/ …")
     watch_seconds: float = Field(2.0, gt=0, description="how often the registry folder is looked at")
@@ -81,4 +84,5 @@ class Settings(BaseSettings):
         """The environment of a child process: this one's, on the same device, without the keys."""
         secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"}
         kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
-        return kept | {"OVERTONE_DEVICE": self.device}
+        shared = {"OVERTONE_SHARED_ADAPTERS": self.shared_adapters} if self.shared_adapters else {}
+        return kept | shared | {"OVERTONE_DEVICE": self.device}

@@ -9,6 +9,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -71,8 +72,8 @@ class Store:
         return self._history / name / str(version)
 
     @contextmanager
-    def staged(self, source: Path) -> Iterator[Path]:
-        """A copy of an adapter's files, synced to disk; gone at the end unless it was switched in.
+    def staged(self, source: Path | None) -> Iterator[Path]:
+        """A copy of an adapter's files, synced to disk, or an empty folder; gone at the end unless it was switched in.
 
         Links are copied as what they lead to: whoever lets strangers name folders refuses links before.
         """
@@ -80,19 +81,25 @@ class Store:
         folder = Path(tempfile.mkdtemp(dir=self._staging))
         try:
             with _locked(folder, wait=False):
-                for file in sorted(source.iterdir()):
+                for file in sorted(source.iterdir()) if source else ():
                     if file.is_file():
                         shutil.copyfile(file, folder / file.name)
-                        _sync(folder / file.name)
+                        sync(folder / file.name)
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def sync(self, staged: Path) -> None:
+        """Flush what was written into a staged folder."""
+        for file in staged.iterdir():
+            sync(file)
+        sync(staged)
+
     def seal(self, staged: Path, manifest: str) -> None:
         """Write the manifest, the last of an adapter's files."""
         (staged / FILE).write_text(manifest)
-        _sync(staged / FILE)
-        _sync(staged)
+        sync(staged / FILE)
+        sync(staged)
 
     def switch(self, name: str, new: Path, current_version: int | None) -> None:
         """Put the folder ``new`` in place of the current version, which joins the history."""
@@ -100,20 +107,26 @@ class Store:
         past.mkdir(parents=True, exist_ok=True)
         marker = past / MARKER
         marker.write_text("none" if current_version is None else str(current_version))
-        _sync(marker)
-        _sync(past)
+        sync(marker)
+        sync(past)
         if current_version is not None:
             self._move_aside(name, current_version)
         new.rename(self.root / name)
-        _sync(self.root)
+        sync(self.root)
         marker.unlink()
         self._prune(name)
 
     def remove(self, name: str, version: int) -> None:
         """Move the current version to the history."""
         self._move_aside(name, version)
-        _sync(self.root)
+        sync(self.root)
         self._prune(name)
+
+    def set_aside(self, name: str) -> None:
+        """Move a folder that is no version out of the way; nothing deletes it."""
+        target = self._history / name / f"aside-{secrets.token_hex(4)}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).rename(target)
 
     def _move_aside(self, name: str, version: int) -> None:
         target = self.past(name, version)
@@ -145,7 +158,7 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

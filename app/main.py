@@ -117,6 +117,9 @@ def serve(settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        loop="asyncio",  # the same server whatever else is installed beside it
+        http="h11",
+        ws="none",
         log_config=None,
         access_log=False,  # `AccessLog` tells more
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),

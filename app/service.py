@@ -137,8 +137,7 @@ class Service:
         def edit(chosen: Chosen) -> None:
             chosen.update({whose: BASE for whose in chosen if name is None or name in names_of(chosen[whose])})
 
-        if self.choices.all():
-            self.choices.change(edit)
+        self.choices.change(edit)
 
     def close(self) -> None:
         """Let running requests end within the drain time, then stop."""

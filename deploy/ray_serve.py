@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.errors import BadRequest
 from app.settings import Settings
@@ -23,8 +23,10 @@ class Arguments(BaseModel):
     num_cpus: float = Field(1, ge=0, description="for each replica")
     ingress_cpus: float = Field(0.5, ge=0)
     target_ongoing_requests: float = Field(32, gt=0, description="for each replica; more of them add replicas")
-    max_ongoing_requests: int = Field(256, ge=1, description="for each replica; beyond it requests wait at the door")
-    max_queued_requests: int = Field(1024, ge=1, description="waiting at the door; beyond it 429")
+    max_ongoing_requests: int = Field(
+        64, ge=1, description="for each replica, as many as decode at a time; beyond it another replica takes over"
+    )
+    max_queued_requests: int = Field(1024, ge=1, description="waiting while all are full; beyond it 429")
     upscale_delay_s: float = Field(30, ge=0)
     downscale_delay_s: float = Field(600, ge=0)
     settings: dict[str, Any] = Field({}, description="settings by name: {'model': …, 'shared_adapters': …}")
@@ -47,6 +49,7 @@ def app(arguments: Arguments) -> Application:
             upscale_delay_s=arguments.upscale_delay_s,
             downscale_delay_s=arguments.downscale_delay_s,
         ),
+        request_router_config=RequestRouterConfig(request_router_class="deploy.ray_router:AdapterRouter"),
         max_ongoing_requests=arguments.max_ongoing_requests,
         max_queued_requests=arguments.max_queued_requests,
         health_check_period_s=5,

@@ -29,7 +29,7 @@ def main(port: int, arguments: dict[str, object]) -> None:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(app(Arguments.model_validate(arguments)), name="overtone")
-        print("ready", flush=True)
+        print("ready", flush=True)  # noqa: T201
         sys.stdin.read()
     finally:
         serve.shutdown()

@@ -116,11 +116,13 @@ def test_clients_that_leave_end_their_requests_at_the_replicas(cluster):
         with cluster.client() as client:
             return max(client.get("/ready").json()["running"] for _ in range(12))
 
+    streams = []
     with cluster.client() as client, ExitStack() as stack:
         for name in NAMES:  # so that every replica is busy: Ray asks those that are less so
             fields = {"adapter": name, "max_new_tokens": "1500", "stream": "true"}
             response = stack.enter_context(client.stream("POST", "/generate", data=fields, files=audio()))
-            next(response.iter_text())
+            streams.append(response.iter_text())
+            next(streams[-1])
         assert running() > 0
     eventually(lambda: running() == 0, 5)
 
@@ -176,7 +178,7 @@ def test_a_replica_killed_under_load_loses_no_request_without_a_word(cluster: Cl
         thread.join(60)
         assert not thread.is_alive(), "a request hangs"
     assert {outcome for _, outcome in outcomes} == {"whole", "asked to retry"}, outcomes
-    assert outcomes[True, "whole"] and outcomes[False, "whole"]
+    assert min(outcomes[True, "whole"], outcomes[False, "whole"]) > 0
     eventually(lambda: len(cluster.replicas()) == REPLICAS, 60)
     with cluster.client() as client:
         everywhere(lambda: ask(client, drawn.choice(NAMES)), lambda answer: answer.status_code == 200)

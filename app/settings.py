@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     )
     adapter_roots: Folders = Field((), description="folders that `source` may name in POST /adapters")
     adapter_sources: Names = Field((), description="allowed source prefixes: hf://org/, s3://bucket/ …")
-    watch_seconds: float = Field(2.0, gt=0, description="how often the registry folder and the shared store are looked at")
+    watch_seconds: float = Field(
+        2.0, gt=0, description="how often the registry folder and the shared store are looked at"
+    )
     keep_versions: int = Field(5, ge=1, description="older versions kept for rollback, per adapter")
     max_adapter_mb: int = Field(4096, ge=1, description="largest adapter, uploaded and unpacked")
     max_resident: int = Field(32, ge=1, description="adapters in GPU slots at a time")

@@ -187,7 +187,7 @@ class ObjectStore:
                 log.warning("the shared store failed", exc_info=error)
             self.failure = _words(error)
             raise SharedStoreFailed(
-                f"The shared store of adapters failed ({self.failure}); nothing was changed, try again in a moment."
+                f"The shared store of adapters failed ({self.failure}); look what holds, and try again in a moment."
             ) from error
         self.failure = None
         self._reached = time.monotonic()

@@ -148,5 +148,4 @@ def test_the_image_can_hold_what_ray_runs() -> None:
     lines = (ROOT / "Dockerfile").read_text()
     assert "COPY deploy/*.py /opt/overtone/ray/deploy/" in lines
     assert "PYTHONPATH=/opt/overtone/ray" in lines
-    assert "'.[${EXTRAS}]'" not in lines, "the shell would not fill it in"
-    assert "!deploy/*.py" in (ROOT / ".dockerignore").read_text()
+    assert "!deploy" in (ROOT / ".dockerignore").read_text().splitlines()

@@ -5,7 +5,9 @@ import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from app.registry.shared import open_registry
 from tests.api.conftest import ask, until
+from training.publish import open_registry as open_for_training
 
 
 async def pair(stack: AsyncExitStack, running, store: Path):
@@ -72,3 +74,14 @@ async def test_a_store_that_is_away_is_told_and_stops_no_answer(running, adapter
         assert (told["reachable"], told["failure"]) == (False, "its folder is not there")
         assert "overtone_shared_store_up 0.0" in (await one.get("/metrics")).text
         assert str(tmp_path) not in json.dumps(told) + added.text
+
+
+def test_what_a_trainer_publishes_is_in_the_store(settings, loaded, adapter_folders, tmp_path):
+    """`python -m training` opens its registry so, with the environment that a job's process gets."""
+    (tmp_path / "store").mkdir()
+    told = settings(tmp_path / "one", shared_adapters=f"file://{tmp_path / 'store'}")
+    assert told.for_children()["OVERTONE_SHARED_ADAPTERS"] == told.shared_adapters
+    open_for_training(tmp_path / "one", loaded.spec, told).publish(adapter_folders["alpha"], "trained")
+    other = open_registry(tmp_path / "two", loaded.spec, max_rank=64, keep_versions=2, shared=told.shared_adapters)
+    other.open()
+    assert other.get("trained").uid == "trained@1"

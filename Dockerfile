@@ -11,29 +11,33 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3.12 -m venv /opt/overtone
 ENV PATH=/opt/overtone/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+# `--build-arg EXTRAS=train,cluster` for Ray Serve: docs/cluster.md
+ARG EXTRAS=train
 WORKDIR /src
 # torch and the rest first: this layer stays as it is while only the code changes
 COPY requirements.lock pyproject.toml README.md LICENSE NOTICE ./
 COPY app/__init__.py app/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock '.[train]'
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock ".[${EXTRAS}]"
 COPY app app
 COPY training training
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM ${CUDA_IMAGE}
-# gcc and the Python headers: Triton builds a launcher for each kernel at run time
+# gcc and the Python headers: Triton builds a launcher for each kernel at run time; KubeRay's probes call wget
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3.12 python3.12-dev gcc libc6-dev \
+    && apt-get install -y --no-install-recommends python3.12 python3.12-dev gcc libc6-dev wget \
     && rm -rf /var/lib/apt/lists/* \
     && (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --create-home --uid 1000 overtone \
     && install -d -o overtone -g overtone /srv/overtone /home/overtone/.cache /home/overtone/.cache/huggingface \
         /srv/overtone/adapters /srv/overtone/jobs
 COPY --from=build /opt/overtone /opt/overtone
+COPY deploy/*.py /opt/overtone/ray/deploy/
 COPY --chown=overtone:overtone adapters /srv/overtone/adapters
 ENV PATH=/opt/overtone/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONPATH=/opt/overtone/ray \
     HF_HOME=/home/overtone/.cache/huggingface \
     OVERTONE_ADAPTERS=/srv/overtone/adapters \
     OVERTONE_JOBS=/srv/overtone/jobs

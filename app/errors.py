@@ -16,7 +16,8 @@ OvertoneError
 │   └── RateLimited            429  this key asks for more than it may
 ├── NotReady                   503  with Retry-After: loading or draining
 │   ├── OutOfMemory            503  the device had no memory for this request; neighbours go on
-│   └── DeviceLost             503  the device failed for good; only a new process can use it
+│   ├── DeviceLost             503  the device failed for good; only a new process can use it
+│   └── SharedStoreFailed      503  the store that replicas share cannot be reached
 ├── DeadlineExceeded           504
 ├── StorageError               507  the disk is full, read-only or not ours
 └── EngineFault                500  the step of this sequence failed; neighbours go on
@@ -147,6 +148,10 @@ class DeviceLost(NotReady):
 
     def __init__(self) -> None:
         super().__init__("The device failed and this process can use it no more; the server must be restarted.")
+
+
+class SharedStoreFailed(NotReady):
+    code = "shared_store"
 
 
 class DeadlineExceeded(OvertoneError):

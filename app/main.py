@@ -125,6 +125,9 @@ def serve(settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
         log_config=None,
         access_log=False,  # `AccessLog` tells more
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + TELLING_S,

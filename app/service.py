@@ -8,6 +8,7 @@ import itertools
 import logging
 import queue
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,10 @@ from app.model.features import Clip, FeatureExtractor
 from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
 from app.model.random_weights import RANDOM, random_weights
+from app.registry.choices import EVERYBODY, Chosen
+from app.registry.object_store import ObjectStore
 from app.registry.registry import Adapter, Registry
+from app.registry.shared import SharedRegistry, open_registry
 from app.registry.visible import VisibleRegistry
 from app.settings import EMBEDDED_MODEL, Settings
 
@@ -49,7 +53,7 @@ class Service:
         vocabulary = loaded.model.config.get_text_config().vocab_size
         self.grammars = Grammars(loaded.processor, vocabulary, self.prompts.eos_ids)
         self.heads = Heads(registry)
-        self._selected: dict[str | None, str] = {}  # by tenant; of None: everybody's who has not chosen
+        self.choices = registry.choices
         self.fingerprint = engine.fingerprint().result()
 
     @classmethod
@@ -67,8 +71,12 @@ class Service:
     @classmethod
     def over(cls, settings: Settings, loaded: LoadedModel) -> "Service":
         """The same over a model that is already in memory."""
-        registry = Registry(
-            settings.adapters, loaded.spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
+        registry = open_registry(
+            settings.adapters,
+            loaded.spec,
+            max_rank=settings.max_rank,
+            keep_versions=settings.keep_versions,
+            shared=settings.shared_adapters,
         )
         registry.open()
         limits = _limits(settings)
@@ -76,6 +84,8 @@ class Service:
         log.info("%s on %s: %s", loaded.spec.name, loaded.device, memory)
         engine = Engine(loaded, registry, limits, memory)
         engine.start()
+        if isinstance(registry, SharedRegistry):
+            registry.on_unload = lambda names: _free(engine, names)
         return cls(settings, loaded, registry, engine)
 
     def seen_by(self, caller: Caller) -> "Service":
@@ -85,11 +95,18 @@ class Service:
         return seen
 
     @property
+    def shared(self) -> ObjectStore | None:
+        """The store that replicas share, where there is one."""
+        whole = self.registry.whole
+        return whole.shared if isinstance(whole, SharedRegistry) else None
+
+    @property
     def active(self) -> str | None:
         """The adapter or mix of requests that name none: the tenant's choice, or everybody's where it is seen."""
-        chosen = self._selected.get(self.registry.caller.tenant)
+        selected = self.choices.all()
+        chosen = selected.get(self.registry.caller.tenant or EVERYBODY)
         if chosen is None:
-            chosen = self._selected.get(None, BASE)
+            chosen = selected.get(EVERYBODY, BASE)
             if not self.registry.caller.sees_all and not set(names_of(chosen)) <= set(self.registry.names()):
                 return None
         return None if chosen == BASE else chosen
@@ -103,7 +120,7 @@ class Service:
         tenant = self.registry.caller.tenant
         if tenant is None and (owned := [s.adapter.name for s in shares if s.adapter.manifest.owner]):
             raise BadRequest(f"{owned[0]!r} belongs to a tenant, so it cannot answer everybody; use that tenant's key.")
-        self._selected[tenant] = adapter
+        self.choices.change(lambda chosen: chosen.update({tenant or EVERYBODY: adapter}))
         return self.active
 
     def deselect(self, name: str | None = None) -> None:
@@ -114,11 +131,13 @@ class Service:
         tenant = self.registry.caller.tenant
         if tenant is not None:
             if name is None or name in names_of(self.active or BASE):
-                self._selected[tenant] = BASE
+                self.choices.change(lambda chosen: chosen.update({tenant: BASE}))
             return
-        for whose, chosen in list(self._selected.items()):
-            if name is None or name in names_of(chosen):
-                self._selected[whose] = BASE
+
+        def edit(chosen: Chosen) -> None:
+            chosen.update({whose: BASE for whose in chosen if name is None or name in names_of(chosen[whose])})
+
+        self.choices.change(edit)
 
     def close(self) -> None:
         """Let running requests end within the drain time, then stop."""
@@ -226,11 +245,12 @@ class Service:
             self.registry.get(name)
         self.deselect(name)
         caller = self.registry.caller
-        if caller.sees_all:
-            freed = self.engine.free_slots(name).result()
-        else:
+        names: list[str] | None = None if name is None else [name]
+        if not caller.sees_all:
             own = [a.name for a in self.registry.all() if caller.may_change(a.name, a.manifest.owner)]
-            freed = [uid for one in own if name in (None, one) for uid in self.engine.free_slots(one).result()]
+            names = [one for one in own if name in (None, one)]
+        self.registry.whole.tell_unload(names)
+        freed = [uid for future in _free(self.engine, names) for uid in future.result()]
         return freed, self.engine.fingerprint().result()
 
     def _share(self, part: str) -> Share:
@@ -247,6 +267,11 @@ class Service:
         if is_head(found):
             raise BadRequest(f"The adapter {name!r} is a classification head and says no words; send it to /classify.")
         return Share(found, share)
+
+
+def _free(engine: Engine, names: list[str] | None) -> "list[Future[list[str]]]":
+    """Free the slots of these adapters; None: of all."""
+    return [engine.free_slots(one) for one in ([None] if names is None else names)]
 
 
 def is_head(adapter: Adapter) -> bool:

@@ -27,9 +27,14 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(0, ge=0, description="torch threads; 0: torch's own choice, 1 beside a GPU")
 
     adapters: Path = Field(Path("adapters"), description="the registry folder")
+    shared_adapters: str | None = Field(
+        None, description="store that replicas share, s3://bucket/prefix …; the registry folder caches it"
+    )
     adapter_roots: Folders = Field((), description="folders that `source` may name in POST /adapters")
     adapter_sources: Names = Field((), description="allowed source prefixes: hf://org/, s3://bucket/ …")
-    watch_seconds: float = Field(2.0, gt=0, description="how often the registry folder is looked at")
+    watch_seconds: float = Field(
+        2.0, gt=0, description="how often the registry folder and the shared store are looked at"
+    )
     keep_versions: int = Field(5, ge=1, description="older versions kept for rollback, per adapter")
     max_adapter_mb: int = Field(4096, ge=1, description="largest adapter, uploaded and unpacked")
     max_resident: int = Field(32, ge=1, description="adapters in GPU slots at a time")
@@ -81,4 +86,5 @@ class Settings(BaseSettings):
         """The environment of a child process: this one's, on the same device, without the keys."""
         secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"}
         kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
-        return kept | {"OVERTONE_DEVICE": self.device}
+        shared = {"OVERTONE_SHARED_ADAPTERS": self.shared_adapters} if self.shared_adapters else {}
+        return kept | shared | {"OVERTONE_DEVICE": self.device}

@@ -31,6 +31,12 @@ OTHERS = {
     "tests/gpu/run.sh": "needs a GPU",
     ".venv/bin/pre-commit install": "changes the repository's hooks",
     ". .venv/bin/activate": "changes the shell",
+    "export OVERTONE_MODEL=": "changes the shell",
+    "mkdir -p /tmp/overtone-store": "a folder for the servers of the next lines",
+    "pip install -c requirements.lock": "changes the environment",
+    "serve run deploy.ray_serve": "runs until it is stopped; tests/cluster serves the same application",
+    "docker build": "needs docker",
+    "kubectl apply": "needs a cluster",
     "python docs/guides/dictation.py": "needs espeak-ng, a program of the system",
 }
 # Read, not run: by how they begin, and why.
@@ -38,6 +44,7 @@ NOT_RUN = {
     "make": "sets up an environment of its own; .ci/run runs check, test and demo",
     "overtone serve": "runs until it is stopped; the server below is the same app",
     "OVERTONE_MODEL=": "needs the 7B weights from the Hub",
+    "OVERTONE_SHARED_ADAPTERS=": "runs until it is stopped; tests/api/test_shared.py",
     "OVERTONE_WEIGHTS=": "runs until it is stopped, and needs a GPU",
     "overtone train": "minutes; tests/training/test_run.py",
     "python -m training train": "minutes; tests/training/test_examples.py",

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.errors import BadRequest
+from app.settings import Settings
 from tests.api.conftest import Running, adapter_folders, ask, audio, model_folder, running, settings
 
 __all__ = ["adapter_folders", "model_folder", "running", "settings"]
@@ -28,6 +30,15 @@ def expressions() -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
     yield from (v["query"]["query"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query")
     yield from (rule["expr"] for rule in RULES)
+
+
+MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text()))
+SERVE = yaml.safe_load((ROOT / "deploy" / "ray_serve.yaml").read_text())
+
+
+def manifest(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [one for one in MANIFESTS if one["kind"] == kind and one["metadata"]["name"] == name]
+    return dict(found)
 
 
 async def test_every_metric_and_label_that_is_named_exists(running: Running) -> None:
@@ -78,3 +89,63 @@ def test_the_container_runs_as_nobody_special_and_listens_where_compose_expects_
     volumes = {volume.partition(":")[2] for volume in compose["volumes"]}
     (declared,) = [json.loads(line.removeprefix("VOLUME ")) for line in lines if line.startswith("VOLUME")]
     assert volumes == set(declared)
+
+
+@pytest.mark.parametrize("source", ["ray_serve.yaml", "kuberay.yaml"])
+def test_ray_can_read_its_configuration_and_the_builder_its_arguments(source: str) -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="Ray is not installed")
+    from deploy.ray_serve import Arguments, app
+
+    told = (
+        SERVE
+        if source == "ray_serve.yaml"
+        else yaml.safe_load(manifest("RayService", "overtone")["spec"]["serveConfigV2"])
+    )
+    deployed = schema.ServeDeploySchema.model_validate(told)
+    (application,) = deployed.applications
+    assert application.import_path == "deploy.ray_serve:app"
+    arguments = Arguments.model_validate(application.args)
+    assert arguments.max_replicas > 1
+    known = arguments.settings.keys() - Settings.model_fields.keys()
+    assert not known
+    file = {"keys_file": None} if "keys_file" in arguments.settings else {}
+    assert app(arguments.model_copy(update={"settings": arguments.settings | file}))
+
+
+def test_several_replicas_without_a_store_are_refused() -> None:
+    pytest.importorskip("ray.serve", reason="Ray is not installed")
+    from deploy.ray_serve import Arguments, app
+
+    with pytest.raises(BadRequest, match="OVERTONE_SHARED_ADAPTERS"):
+        app(Arguments(max_replicas=2))
+
+
+def test_the_ray_service_is_whole() -> None:
+    service = manifest("RayService", "overtone")
+    assert (service["apiVersion"], service["spec"]["upgradeStrategy"]) == ("ray.io/v1", {"type": "NewCluster"})
+    cluster = service["spec"]["rayClusterConfig"]
+    assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "requirements.lock").read_text()
+    arguments = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["minReplicas"] == workers["replicas"] == arguments["min_replicas"]
+    assert workers["maxReplicas"] == arguments["max_replicas"]
+    for pod in (cluster["headGroupSpec"]["template"]["spec"], workers["template"]["spec"]):
+        assert pod["securityContext"]["runAsUser"] == 1000
+        (container,) = pod["containers"]
+        assert {"containerPort": 8000, "name": "serve"} in container["ports"]
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert worker["resources"]["requests"]["nvidia.com/gpu"] == str(arguments["num_gpus"])
+    volumes = {volume["name"]: volume for volume in workers["template"]["spec"]["volumes"]}
+    assert volumes.keys() == {mount["name"] for mount in worker["volumeMounts"]}
+    assert manifest("Secret", volumes["keys"]["secret"]["secretName"])["stringData"].keys() == {"keys.json"}
+    assert manifest("Secret", worker["envFrom"][0]["secretRef"]["name"])
+    assert manifest("PersistentVolumeClaim", volumes["models"]["persistentVolumeClaim"]["claimName"])
+    (mount,) = [mount for mount in worker["volumeMounts"] if mount["name"] == "keys"]
+    assert arguments["settings"]["keys_file"] == f"{mount['mountPath']}/keys.json"
+
+
+def test_the_image_can_hold_what_ray_runs() -> None:
+    lines = (ROOT / "Dockerfile").read_text()
+    assert "COPY deploy/*.py /opt/overtone/ray/deploy/" in lines
+    assert "PYTHONPATH=/opt/overtone/ray" in lines
+    assert "!deploy" in (ROOT / ".dockerignore").read_text().splitlines()

@@ -7,6 +7,7 @@ from typing import Any
 from app.errors import OvertoneError
 from app.model.base import BaseSpec
 from app.registry.registry import Adapter, Registry
+from app.registry.shared import open_registry as registry_in
 from app.settings import Settings
 from training.exam import verdict
 from training.metrics import METRICS
@@ -20,7 +21,13 @@ class NotUploaded(OvertoneError):
 
 def open_registry(root: Path, spec: BaseSpec, settings: Settings) -> Registry:
     """The registry as a second process may use it: a running service tidies up, not the trainer."""
-    registry = Registry(root, spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions)
+    registry = registry_in(
+        root,
+        spec,
+        max_rank=settings.max_rank,
+        keep_versions=settings.keep_versions,
+        shared=settings.shared_adapters,
+    )
     root.mkdir(parents=True, exist_ok=True)
     registry.refresh()
     return registry

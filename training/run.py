@@ -14,7 +14,7 @@ from app.errors import BadRequest, DatasetError, OvertoneError
 from app.model.base import LoadedModel, load, pick_dtype
 from app.model.features import FeatureExtractor
 from app.model.prompt import PromptRenderer
-from app.registry.registry import Adapter, check_name
+from app.registry.adapter import Adapter, check_name
 from app.settings import Settings
 from training.adapt import Adapted
 from training.answers import Answerer

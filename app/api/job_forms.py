@@ -13,9 +13,9 @@ from app.errors import BadRequest
 from app.jobs.dataset import allowed_dataset, unpack_dataset
 from app.jobs.job import Job, Options, Word
 from app.jobs.visible import VisibleJobs
+from app.registry.adapter import check_name
 from app.registry.entries import ArchiveLimits
 from app.registry.manifest import Method
-from app.registry.registry import check_name
 from app.settings import Settings
 
 MAX_FILES = 100_000  # in one data set

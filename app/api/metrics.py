@@ -12,6 +12,7 @@ from app.api.latency import Latencies
 from app.engine.engine import Engine
 from app.engine.request import Done, Failed, Share
 from app.jobs.runner import Jobs
+from app.registry.object_store import ObjectStore
 
 # seconds; from a small model on a GPU to a large one under load
 _WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -65,6 +66,10 @@ class Metrics:
     def watch_jobs(self, jobs: Jobs) -> None:
         """Count training jobs at each scrape."""
         self.registry.register(_JobCollector(jobs))
+
+    def watch_shared(self, store: ObjectStore) -> None:
+        """Tell at each scrape how the store that replicas share stands."""
+        self.registry.register(_SharedCollector(store))
 
     def ended(self, shares: tuple[Share, ...], event: Done | Failed, heard_s: float, audio_seconds: float) -> None:
         """Count a request that ended. ``heard_s``: decoding and features, before it was queued."""
@@ -177,6 +182,19 @@ class _JobCollector(Collector):
         for state, count in self._jobs.counts().items():
             family.add_metric([state], count)
         yield family
+
+
+class _SharedCollector(Collector):
+    """The shared store as this replica last saw it."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        yield from _gauges(
+            ("shared_store_up", "The shared store was reached at the last try", self._store.failure is None),
+            ("shared_store_age_seconds", "Since the shared store was last reached", self._store.age),
+        )
 
 
 def _gauges(*rows: tuple[str, str, float]) -> Iterator[Metric]:

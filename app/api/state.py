@@ -66,6 +66,8 @@ class AppState:
             self.on_failure()
         else:
             self.metrics.watch(service.engine)
+            if service.shared is not None:
+                self.metrics.watch_shared(service.shared)
             await asyncio.to_thread(self._open_jobs, service)
             self.service = service
             log.info("ready")
@@ -83,17 +85,22 @@ class AppState:
             self.jobs = jobs
 
     async def watch(self) -> None:
-        """Look at the keys file and the registry folder now and then; an error is logged and the watch goes on."""
+        """Look at the keys file and the registry now and then; neither waits for the other."""
+        await asyncio.gather(self._watch(self.keyring.refresh), self._watch(self._look_at_registry))
+
+    async def _watch(self, look: Callable[[], object]) -> None:
+        """An error is logged and the watch goes on."""
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
-            await asyncio.to_thread(self.keyring.refresh)
-            if self.service is None:
-                continue
             try:
-                await asyncio.to_thread(self.service.registry.refresh)
-                await asyncio.to_thread(self.journal.look, self.service, self.jobs)
+                await asyncio.to_thread(look)
             except Exception:
-                log.exception("the registry folder could not be looked at")
+                log.exception("a look at files or a store failed")
+
+    def _look_at_registry(self) -> None:
+        if self.service is not None:
+            self.service.registry.refresh()
+            self.journal.look(self.service, self.jobs)
 
     async def run(self) -> None:
         """Open, then watch until cancelled."""

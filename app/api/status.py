@@ -51,6 +51,14 @@ class MemoryUse(BaseModel):
     kv: int
 
 
+class SharedStore(BaseModel):
+    """The store of adapters that replicas share, as this one last saw it."""
+
+    reachable: bool
+    failure: str | None = Field(None, description="why not; adapters cannot be changed meanwhile")
+    seconds_since: float = Field(description="since it was last reached")
+
+
 class Status(BaseModel):
     """How the service stands."""
 
@@ -65,6 +73,7 @@ class Status(BaseModel):
     slots: Share = Field(description="of adapters")
     kv_tokens: Share = Field(description="of the KV cache")
     memory: MemoryUse
+    shared: SharedStore | None = Field(None, description="null: adapters lie in this server's folder alone")
     jobs: dict[str, int] = Field(description="training jobs, by state")
     latency: list[LatencyRow] = Field(description="of the latest 256 requests of each adapter, milliseconds")
     events: list[Entry] = Field(description="what has happened, oldest first; the latest 500 at most")
@@ -98,10 +107,18 @@ def status(
             weights=engine.memory.weight_bytes,
             kv=engine.memory.kv_bytes,
         ),
+        shared=_shared(service),
         jobs=dict(state.jobs.counts()) if state.jobs else {},
         latency=state.metrics.latencies.rows(),
         events=state.journal.after(after),
     )
+
+
+def _shared(service: Service) -> SharedStore | None:
+    store = service.shared
+    if store is None:
+        return None
+    return SharedStore(reachable=store.failure is None, failure=store.failure, seconds_since=round(store.age, 1))
 
 
 def _load(service: Service, state: AppState) -> Load:

@@ -65,7 +65,7 @@ class Folder:
     def __init__(self, folder: Path | None, model: str | None) -> None:
         settings = settings_with(adapters=folder, model=model)
         from app.model.base import spec_of
-        from app.registry.registry import Registry
+        from app.registry.shared import open_registry
 
         try:
             spec = spec_of(settings.model)
@@ -73,8 +73,12 @@ class Folder:
             raise BadRequest(f"The model {settings.model!r} cannot be read: {error}") from None
         self.place = str(settings.adapters)
         self._settings = settings
-        self._registry = Registry(
-            settings.adapters, spec, max_rank=settings.max_rank, keep_versions=settings.keep_versions
+        self._registry = open_registry(
+            settings.adapters,
+            spec,
+            max_rank=settings.max_rank,
+            keep_versions=settings.keep_versions,
+            shared=settings.shared_adapters,
         )
         self._registry.open()
 

@@ -1,11 +1,9 @@
 """The registry: names to adapters, always what the folder holds and what fits the base."""
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,37 +21,18 @@ from app.errors import (
 )
 from app.model.base import BaseSpec
 from app.model.head import Head, read_head
-from app.registry.archive import OWN
-from app.registry.manifest import BaseModelRef, Manifest, damage, dump_manifest, read_manifest, sha256_of
+from app.registry.adapter import NAME, NAME_RULE, RESERVED, Prepared, Signature, check_name, signature_of
+from app.registry.adapter import Adapter as Adapter
+from app.registry.choices import Choices
+from app.registry.describe import describe
+from app.registry.manifest import Manifest, damage, dump_manifest, read_manifest
 from app.registry.store import Store
 from app.registry.validate import Report, validate
 from app.registry.weights import AdapterWeights, read_weights
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = "base"
-NAME_RULE = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and is not 'base'"
-_FOLDER = "The registry folder"
-Signature = tuple[tuple[str, int, int], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """One version of one adapter; `uid` names its weights and no others, for as long as the process lives.
-
-    ``files`` tells whether its folder has been changed since; ask the registry where it lies now.
-    """
-
-    name: str
-    version: int
-    files: Signature
-    manifest: Manifest
-    report: Report
-
-    @property
-    def uid(self) -> str:
-        return f"{self.name}@{self.version}"
+FOLDER = "The registry folder"
 
 
 class Registry:
@@ -70,6 +49,7 @@ class Registry:
         self._numbers: dict[str, int] = {}  # the highest number given to each name, never forgotten
         self._stood_for: dict[str, Signature] = {}  # the files that each uid was given to, never forgotten
         self._lock = threading.RLock()
+        self.choices = Choices()
 
     def open(self) -> None:
         """Tidy up after a crash and read the folder; one that cannot be written is served as it is.
@@ -77,7 +57,7 @@ class Registry:
         Raises StorageError when there is none and none can be made.
         """
         try:
-            with on_disk(_FOLDER):
+            with on_disk(FOLDER):
                 self._store.recover()
         except StorageError as error:
             if not self.root.is_dir():
@@ -115,6 +95,12 @@ class Registry:
         with self._lock:
             return None if name in self._broken else self.get(name)
 
+    def look_for(self, name: str) -> None:
+        """Called before a name is said to be unknown; see `SharedRegistry`."""
+
+    def tell_unload(self, names: list[str] | None) -> None:
+        """Called when slots are freed, of these adapters or of all; see `SharedRegistry`."""
+
     def owner(self, name: str) -> str | None:
         """The tenant that a name belongs to; None for nobody's, for no adapter, and where no manifest tells."""
         with self._lock:
@@ -144,7 +130,7 @@ class Registry:
             folder = self.root / adapter.name if is_current else self._store.past(adapter.name, adapter.version)
             if not folder.is_dir():
                 raise AdapterNotFound(adapter.name)  # without a hint: this is read for whoever waits for it
-            if _signature(folder) != adapter.files:
+            if signature_of(folder) != adapter.files:
                 raise Conflict(f"The files of {adapter.uid} were changed on disk; ask again in a few seconds.")
             return folder
 
@@ -166,14 +152,14 @@ class Registry:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """A folder for what is on its way in; it leaves nothing behind. Raises StorageError, also for the caller."""
-        with on_disk(_FOLDER), self._store.workspace() as folder:
+        with on_disk(FOLDER), self._store.workspace() as folder:
             yield folder
 
     def check(self, folder: Path) -> Report:
         """Validate a folder that is not in the registry."""
         return validate(folder, self._spec, max_rank=self._max_rank)
 
-    @on_disk(_FOLDER)
+    @on_disk(FOLDER)
     def publish(
         self, folder: Path, name: str, *, replace: bool = False, owner: str | None = None, **fields: Any
     ) -> Adapter:
@@ -185,21 +171,18 @@ class Registry:
         check_name(name)
         self._refuse_taken(name, replace, owner)
         self.refresh()  # another process may have published
-        with self._store.staged(folder) as staged:
-            report = self.check(staged)
-            if not report.ok:
-                raise AdapterRejected("The adapter does not fit", report.problems)
-            version = self._next_number(name)
-            fields["owner"] = owner or self.owner(name)  # whatever an uploaded manifest says
-            manifest = self._manifest(staged, name, version, report, fields)
-            self._store.seal(staged, dump_manifest(manifest))
-            with self._lock, self._store.alone():
-                self._refuse_taken(name, replace, owner)
-                self._refuse_changed(name)
-                self._store.switch(name, staged, self._number_in_place(name))
-                return self._put(name, version, manifest, report)
+        # whatever an uploaded manifest says, the owner is known here
+        with (
+            self._prepared(folder, name, {**fields, "owner": owner or self.owner(name)}) as new,
+            self._lock,
+            self._store.alone(),
+        ):
+            self._refuse_taken(name, replace, owner)
+            self._refuse_changed(name)
+            self._store.switch(name, new.folder, self._number_in_place(name))
+            return self._put(name, new.manifest, new.report)
 
-    @on_disk(_FOLDER)
+    @on_disk(FOLDER)
     def rollback(self, name: str, version: int | None = None) -> Adapter:
         """Make an older version current again: the one before, or ``version``; also in place of a broken one.
 
@@ -215,14 +198,14 @@ class Registry:
             raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, past)) or 'none'}.")
         version, report = self._newest_whole(name, older)
         folder = self._store.past(name, version)
-        manifest = read_manifest(folder) or self._manifest(folder, name, version, report, {})
+        manifest = read_manifest(folder) or describe(folder, name, version, report, self._spec, {})
         with self._lock, self._store.alone():
             self._refuse_changed(name, self._adapters.get(name) is not current or not folder.is_dir())
             number = self._number_of(name, version, folder)
             self._store.switch(name, folder, self._number_in_place(name))
-            return self._put(name, number, manifest, report)
+            return self._put(name, manifest, report, number)
 
-    @on_disk(_FOLDER)
+    @on_disk(FOLDER)
     def remove(self, name: str) -> None:
         """Take an adapter out of service; its files stay in the history.
 
@@ -243,7 +226,7 @@ class Registry:
             gone = [name for name in self._seen if name not in names]
             for name in gone:
                 self._forget(name)
-            changed = [name for name in names if self._seen.get(name) != _signature(self.root / name)]
+            changed = [name for name in names if self._seen.get(name) != signature_of(self.root / name)]
         for name in changed:
             self._load(name)
         return sorted(gone + changed)
@@ -285,18 +268,18 @@ class Registry:
     def _load(self, name: str) -> None:
         """Read one folder; whatever is wrong with it makes it broken, never the registry."""
         folder = self.root / name
-        signature = _signature(folder)
+        signature = signature_of(folder)
         problems = [] if NAME.fullmatch(name) and name != RESERVED else [NAME_RULE]
         try:
             report = self.check(folder)
-            problems += report.problems
+            problems += report.problems or self._foreign(name, folder)
             written = read_manifest(folder)
-            manifest = written or self._manifest(folder, name, 1, report, {})
+            manifest = written or describe(folder, name, 1, report, self._spec, {})
         except Exception as error:
             log.exception("the adapter folder %s could not be read", name)
             problems.append(f"it could not be read ({type(error).__name__})")
         with self._lock:
-            if _signature(folder) != signature:
+            if signature_of(folder) != signature:
                 return  # changed meanwhile: the next look tells
             if self._seen.get(name) == signature:
                 return  # published meanwhile
@@ -305,14 +288,33 @@ class Registry:
             if problems:
                 self._broken[name] = problems
                 return
-            own = manifest.version
-            known = written and self._stood_for.get(f"{name}@{own}") == signature  # rolled back by another process
-            free = own > self._numbers.get(name, 0) and own not in self._store.versions(name)
-            self._put(name, own if known or free else self._next_number(name), manifest, report)
+            self._put(name, manifest, report, self._number_found(name, manifest.version, signature, bool(written)))
 
-    def _put(self, name: str, version: int, manifest: Manifest, report: Report) -> Adapter:
-        """The folder of ``name`` holds this version now."""
-        files = _signature(self.root / name)
+    @contextmanager
+    def _prepared(self, folder: Path, name: str, fields: dict[str, Any]) -> Iterator[Prepared]:
+        """A staged copy with its number and manifest. Raises AdapterRejected when it does not fit."""
+        with self._store.staged(folder) as staged:
+            report = self.check(staged)
+            if not report.ok:
+                raise AdapterRejected("The adapter does not fit", report.problems)
+            manifest = describe(staged, name, self._next_number(name), report, self._spec, fields)
+            self._store.seal(staged, dump_manifest(manifest))
+            yield Prepared(staged, manifest, report)
+
+    def _foreign(self, name: str, folder: Path) -> list[str]:
+        """Why a folder that fits is not served all the same; see `SharedRegistry`."""
+        return []
+
+    def _number_found(self, name: str, own: int, signature: Signature, written: bool) -> int:
+        """The number of a folder that somebody else has put there: its manifest's, if that means these files."""
+        known = written and self._stood_for.get(f"{name}@{own}") == signature  # rolled back by another process
+        free = own > self._numbers.get(name, 0) and own not in self._store.versions(name)
+        return own if known or free else self._next_number(name)
+
+    def _put(self, name: str, manifest: Manifest, report: Report, number: int | None = None) -> Adapter:
+        """The folder of ``name`` holds this version now: the manifest's, or ``number``."""
+        version = manifest.version if number is None else number
+        files = signature_of(self.root / name)
         adapter = Adapter(name, version, files, manifest, report)
         self._broken.pop(name, None)
         self._seen[name] = files
@@ -336,7 +338,7 @@ class Registry:
 
     def _number_of(self, name: str, version: int, folder: Path) -> int:
         """Its own number, or a new one where its files are not those that had it in this process."""
-        files = _signature(folder)
+        files = signature_of(folder)
         return version if self._stood_for.get(f"{name}@{version}", files) == files else self._next_number(name)
 
     def _number_in_place(self, name: str) -> int | None:
@@ -355,35 +357,8 @@ class Registry:
 
     def _refuse_changed(self, name: str, known: bool = False) -> None:
         """Raises Conflict when another request, process or hand has changed the folder since it was looked at."""
-        if known or _signature(self.root / name) != self._seen.get(name, ()):
+        if known or signature_of(self.root / name) != self._seen.get(name, ()):
             raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
-
-    def _manifest(self, folder: Path, name: str, version: int, report: Report, fields: dict[str, Any]) -> Manifest:
-        """The folder's own manifest with what is certain filled in, or a new one."""
-        old = read_manifest(folder)
-        facts = {
-            "name": name,
-            "version": version,
-            "base": BaseModelRef(name=self._spec.name, fingerprint=self._spec.fingerprint),
-            "rank": report.rank,
-            "alpha": report.alpha,
-            "targets": report.targets,
-            "parts": report.parts,
-            "parameters": report.parameters,
-            "bytes": report.bytes,
-            "files": {f.name: sha256_of(f) for name in sorted(OWN) if (f := folder / name).is_file()},
-        }
-        if report.serving == "classify":
-            facts["method"] = "head"
-        method = {"method": "projector" if report.parts == ["projector"] else "lora"}
-        kept = old.model_dump(by_alias=True) if old else method
-        return Manifest.model_validate({**kept, **facts, **fields})
-
-
-def check_name(name: str) -> None:
-    """Raises BadRequest unless ``name`` may name an adapter."""
-    if not NAME.fullmatch(name) or name == RESERVED:
-        raise BadRequest(f"{name[:80]!r} cannot name an adapter: {NAME_RULE}.")
 
 
 def _owner_in(folder: Path) -> str | None:
@@ -392,12 +367,3 @@ def _owner_in(folder: Path) -> str | None:
     except BadRequest:
         return None
     return manifest.owner if manifest else None
-
-
-def _signature(folder: Path) -> Signature:
-    """Changes whenever a file of the folder does."""
-    try:
-        stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
-    except OSError:  # vanished meanwhile
-        return ()
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

@@ -9,6 +9,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -91,14 +92,20 @@ class Store:
             for file in sorted(source.iterdir()):
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
-                    _sync(folder / file.name)
+                    sync(folder / file.name)
             yield folder
+
+    def sync(self, staged: Path) -> None:
+        """Flush what was written into a staged folder."""
+        for file in staged.iterdir():
+            sync(file)
+        sync(staged)
 
     def seal(self, staged: Path, manifest: str) -> None:
         """Write the manifest, the last of an adapter's files."""
         (staged / FILE).write_text(manifest)
-        _sync(staged / FILE)
-        _sync(staged)
+        sync(staged / FILE)
+        sync(staged)
 
     def switch(self, name: str, new: Path, current_version: int | None) -> None:
         """Put the folder ``new`` in place of the current version, which joins the history.
@@ -109,8 +116,8 @@ class Store:
         past.mkdir(parents=True, exist_ok=True)
         marker = past / MARKER
         marker.write_text("none" if current_version is None else str(current_version))
-        _sync(marker)
-        _sync(past)
+        sync(marker)
+        sync(past)
         if current_version is not None:
             self._move_aside(name, current_version)
         try:
@@ -119,15 +126,21 @@ class Store:
             if current_version is not None:
                 self.past(name, current_version).rename(self.root / name)
             raise
-        _sync(self.root)
+        sync(self.root)
         marker.unlink()
         self._prune(name)
 
     def remove(self, name: str, version: int) -> None:
         """Move the current version to the history."""
         self._move_aside(name, version)
-        _sync(self.root)
+        sync(self.root)
         self._prune(name)
+
+    def set_aside(self, name: str) -> None:
+        """Move a folder that is no version out of the way; nothing deletes it."""
+        target = self._history / name / f"aside-{secrets.token_hex(4)}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).rename(target)
 
     def _move_aside(self, name: str, version: int) -> None:
         target = self.past(name, version)
@@ -168,7 +181,7 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -99,6 +99,10 @@ class VisibleRegistry:
 
     def _look(self, name: str) -> None:
         # a name that is none (`..`) must not reach the file system
-        known = {*self.whole.names(), *self.whole.broken()}
-        if name not in known or not self._sees(name):
+        if not self._known(name):
+            self.whole.look_for(name)
+        if not self._known(name) or not self._sees(name):
             raise AdapterNotFound(name, self.names())
+
+    def _known(self, name: str) -> bool:
+        return name in self.whole.names() or name in self.whole.broken()

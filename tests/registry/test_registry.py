@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import app.registry.describe as describe_module
 import app.registry.registry as registry_module
 from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound
 from app.registry.registry import Registry
@@ -198,11 +199,11 @@ def test_nothing_waits_for_long_work_on_files(registry, folders, monkeypatch):
     """While one adapter is validated, hashed or rolled back, others are looked up at once."""
     for kind in ("qv", "qv2"):
         registry.publish(folders[kind], "a", replace=True)
-    for name, work in (
-        ("validate", lambda: registry.rollback("a")),
-        ("sha256_of", lambda: registry.publish(folders["qv"], "b")),
+    for module, name, work in (
+        (registry_module, "validate", lambda: registry.rollback("a")),
+        (describe_module, "sha256_of", lambda: registry.publish(folders["qv"], "b")),
     ):
-        original = getattr(registry_module, name)
+        original = getattr(module, name)
         entered, leave = threading.Event(), threading.Event()
 
         def slow(*args, original=original, entered=entered, leave=leave, **kwargs):
@@ -210,7 +211,7 @@ def test_nothing_waits_for_long_work_on_files(registry, folders, monkeypatch):
             assert leave.wait(30)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(registry_module, name, slow)
+        monkeypatch.setattr(module, name, slow)
         thread = threading.Thread(target=work)
         thread.start()
         assert entered.wait(30)

@@ -28,7 +28,7 @@ def server(
             (root / name / file.name).write_bytes(file.read_bytes())
     limits = dict(max_context=256, max_upload_mb=4, max_adapter_mb=8, max_dataset_mb=4)
     app = create_app(settings(root, drain_seconds=5, **limits))
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", loop="uvloop", http="httptools", ws="none"))
     thread = threading.Thread(target=running.run)
     thread.start()
     try:

@@ -53,7 +53,7 @@ def serving(root: Path, **changed: Any) -> Iterator[Live]:
     usual: dict[str, Any] = dict(device="cpu", adapters=root / "adapters", jobs=root / "jobs", kv_gb=0.1)
     app = create_app(Settings(_env_file=None, adapter_roots=(source,), **(usual | changed)))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="uvloop", http="httptools", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

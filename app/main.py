@@ -33,7 +33,7 @@ from app.settings import Settings
 TITLE = "Overtone"
 # The engine's thread lets go of the interpreter's lock at every tensor operation; with Python's own 5 ms it
 # would wait that long each time to get it back from threads that prepare recordings.
-SWITCH_S = 1e-4
+SWITCH_S = 1e-5
 TELLING_S = 3  # for those to hear of it whose time ran out in a shutdown
 DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.

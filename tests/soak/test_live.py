@@ -19,7 +19,7 @@ def bench(*options: str) -> tuple[int, dict]:
 
 
 def test_soak():
-    code, told = bench("--soak", "1")
+    code, told = bench("--soak", "2")
     assert told["failures"] == []
     assert code == 0
     assert told["verdict"]["finished"] > 64

@@ -76,6 +76,7 @@ class Service:
             loaded.spec,
             max_rank=settings.max_rank,
             keep_versions=settings.keep_versions,
+            grace_s=settings.request_seconds,
             shared=settings.shared_adapters,
         )
         registry.open()
@@ -109,7 +110,9 @@ class Service:
             chosen = selected.get(EVERYBODY, BASE)
             if not self.registry.caller.sees_all and not set(names_of(chosen)) <= set(self.registry.names()):
                 return None
-        return None if chosen == BASE else chosen
+        if chosen == BASE or not set(names_of(chosen)) <= {*self.registry.names(), *self.registry.broken()}:
+            return None  # also where it is being removed at this moment
+        return chosen
 
     def select(self, adapter: str) -> str | None:
         """Make it the active one; `base` is none. What is active now.

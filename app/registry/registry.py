@@ -38,11 +38,12 @@ FOLDER = "The registry folder"
 class Registry:
     """Safe to use from any thread. Files are read, copied and hashed outside the lock, renamed inside it."""
 
-    def __init__(self, root: Path, spec: BaseSpec, *, max_rank: int, keep_versions: int) -> None:
+    def __init__(self, root: Path, spec: BaseSpec, *, max_rank: int, keep_versions: int, grace_s: float = 0.0) -> None:
+        """``grace_s``: how long a version that was current is kept beyond ``keep_versions``, for those who wait."""
         self.root = root
         self._spec = spec
         self._max_rank = max_rank
-        self._store = Store(root, keep_versions)
+        self._store = Store(root, keep_versions, grace_s)
         self._adapters: dict[str, Adapter] = {}
         self._broken: dict[str, list[str]] = {}
         self._seen: dict[str, Signature] = {}

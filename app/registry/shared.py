@@ -38,12 +38,19 @@ _AGAIN_S = 60.0  # until what was damaged is fetched again
 
 
 def open_registry(
-    root: Path, spec: BaseSpec, *, max_rank: int, keep_versions: int, shared: str | None = None
+    root: Path,
+    spec: BaseSpec,
+    *,
+    max_rank: int,
+    keep_versions: int,
+    grace_s: float = 0.0,
+    shared: str | None = None,
 ) -> Registry:
     """The registry in a folder; with ``shared``, a URL, that folder is a cache of the store there."""
-    if shared is None:
-        return Registry(root, spec, max_rank=max_rank, keep_versions=keep_versions)
-    return SharedRegistry(root, spec, ObjectStore(shared), max_rank=max_rank, keep_versions=keep_versions)
+    bounds: dict[str, Any] = {"max_rank": max_rank, "keep_versions": keep_versions, "grace_s": grace_s}
+    return (
+        Registry(root, spec, **bounds) if shared is None else SharedRegistry(root, spec, ObjectStore(shared), **bounds)
+    )
 
 
 class SharedRegistry(Registry):
@@ -53,8 +60,17 @@ class SharedRegistry(Registry):
     another replica has told to free.
     """
 
-    def __init__(self, root: Path, spec: BaseSpec, store: ObjectStore, *, max_rank: int, keep_versions: int) -> None:
-        super().__init__(root, spec, max_rank=max_rank, keep_versions=keep_versions)
+    def __init__(
+        self,
+        root: Path,
+        spec: BaseSpec,
+        store: ObjectStore,
+        *,
+        max_rank: int,
+        keep_versions: int,
+        grace_s: float = 0.0,
+    ) -> None:
+        super().__init__(root, spec, max_rank=max_rank, keep_versions=keep_versions, grace_s=grace_s)
         self.shared = store
         self.on_unload: Callable[[list[str] | None], object] = lambda names: None
         self.choices = SharedChoices(self)

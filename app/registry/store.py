@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,9 +26,11 @@ LOCK = "LOCK"
 class Store:
     """A crash at any point leaves the old version or the new one, whole; `recover` tidies up."""
 
-    def __init__(self, root: Path, keep_versions: int) -> None:
+    def __init__(self, root: Path, keep_versions: int, grace_s: float) -> None:
         self.root = root
         self._keep = keep_versions
+        self._grace_s = grace_s
+        self._left: dict[Path, float] = {}  # when a version was moved to the history
         self._history = root / ".history"
         self._staging = root / ".staging"
 
@@ -148,11 +151,16 @@ class Store:
         if target.exists():
             self._discard(target)
         (self.root / name).rename(target)
+        self._left[target] = time.monotonic()
 
     def _prune(self, name: str) -> None:
+        """Forget old versions, but none that a request may still be waiting to be answered with."""
+        now = time.monotonic()
+        self._left = {folder: left for folder, left in self._left.items() if now < left + self._grace_s}
         for version in self.versions(name)[: -self._keep]:
-            with suppress(OSError):  # tried again after the next switch
-                self._discard(self.past(name, version))
+            if (folder := self.past(name, version)) not in self._left:
+                with suppress(OSError):  # tried again after the next switch
+                    self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
         """Delete a folder that under its name is whole or gone, whenever this process dies."""

@@ -192,3 +192,13 @@ async def test_folder_is_watched(fresh: httpx.AsyncClient, loaded: LoadedModel, 
     asked = await fresh.post("/generate", data={"prompt": "x", "adapter": "broken"})
     assert asked.json()["code"] == "adapter_rejected"
     assert (await fresh.delete("/adapters/broken")).status_code == 200
+
+
+async def test_an_active_adapter_that_is_being_removed_leaves_the_base(fresh: httpx.AsyncClient) -> None:
+    """Between the removal and the end of the selection lies a moment."""
+    service = fresh._transport.app.state.overtone.service  # type: ignore[attr-defined]
+    service.select("alpha")
+    service.registry.remove("alpha")
+    answer = await fresh.post("/generate", data={"prompt": "a", "max_new_tokens": "2"})
+    assert answer.status_code == 200
+    assert answer.json()["adapter"]["name"] == "base"

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,21 @@ def test_old_versions_are_pruned(registry, folders):
     for _ in range(6):
         registry.publish(folders["qv"], "a", replace=True)
     assert registry.versions("a") == [3, 4, 5, 6]
+
+
+def test_what_was_current_is_kept_for_those_who_wait(tmp_path, loaded, folders, monkeypatch):
+    """Also after a rollback, which puts a low number behind higher ones."""
+    registry = Registry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=1, grace_s=60)
+    registry.open()
+    first, second = (registry.publish(folders["qv"], "a", replace=True) for _ in range(2))
+    registry.rollback("a")
+    for _ in range(4):
+        registry.publish(folders["qv2"], "a", replace=True)
+    assert same_weights(registry.read(first), registry.read(second))
+    later = time.monotonic() + 61
+    monkeypatch.setattr("app.registry.store.time.monotonic", lambda: later)
+    registry.publish(folders["qv"], "a", replace=True)
+    assert registry.versions("a") == [6, 7]
 
 
 def test_what_does_not_fit_is_never_named(registry, copy):

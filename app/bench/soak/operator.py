@@ -10,8 +10,6 @@ import httpx
 
 from app.bench.soak.repertoire import MIX, SETS, Adapter
 
-KEPT = 5  # older versions of a name that the server keeps
-
 
 class Operator:
     """Knows which weights every version (uid) has, from the answers to its own requests.
@@ -27,7 +25,6 @@ class Operator:
         self._adapters = adapters
         self._drawn = drawn
         self._absent: dict[str, list[list[float]]] = {name: [] for name in SETS}
-        self._changed: dict[str, list[float]] = {name: [] for name in SETS}
         self._current: dict[str, str] = {}
 
     async def begin(self) -> None:
@@ -60,9 +57,8 @@ class Operator:
         await self._unload(None)
 
     def was_gone(self, name: str, begin: float, end: float) -> bool:
-        """Whether ``name`` was out of service in that time, or had more new versions than are kept."""
-        came = sum(begin < moment < end for moment in self._changed[name])
-        return came >= KEPT or any(gone < end and begin < back for gone, back in self._absent[name])
+        """Whether ``name`` was out of service at any moment of that time."""
+        return any(gone < end and begin < back for gone, back in self._absent[name])
 
     async def _upload(self, name: str) -> None:
         key = f"{name}.{self._drawn.randrange(len(SETS[name]))}"
@@ -111,7 +107,6 @@ class Operator:
         if self.weights.setdefault(uid, key) != key:
             self.faults.append(f"{uid} had the weights {self.weights[uid]} and was given to {key}")
         self._current[name] = uid
-        self._changed[name].append(time.monotonic())
         if self._absent[name] and self._absent[name][-1][1] == float("inf"):
             self._absent[name][-1][1] = time.monotonic()
 

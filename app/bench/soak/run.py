@@ -13,7 +13,7 @@ import httpx
 from app.bench.client import NO_LIMIT, percentile
 from app.bench.soak.clients import Crowd
 from app.bench.soak.footprint import Footprint, Server, footprint, metrics, settled
-from app.bench.soak.operator import KEPT, Operator
+from app.bench.soak.operator import Operator
 from app.bench.soak.oracle import Texts
 from app.bench.soak.repertoire import Adapter, Sound
 from app.bench.soak.verdict import Verdict, judge
@@ -29,7 +29,7 @@ SETTINGS = {
     "host_cache_mb": "4",
     "encoder_cache_mb": "2",
     "watch_seconds": "0.5",
-    "keep_versions": str(KEPT),
+    "keep_versions": "2",
 }
 WARM_SHARE = 0.2  # of the whole time; the start is marked after it
 MEMORY_TOLERANCE = 64 << 20

@@ -66,7 +66,7 @@ def _parts(adapter: Mapping[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def _rightly_refused(asked: Asked, operator: Operator) -> bool:
-    """A full line, or an adapter that was deleted, or overtaken by more versions than are kept, meanwhile."""
+    """A full line, or an adapter that was deleted meanwhile."""
     code = asked.reply.body.get("code")
     if code == "adapter_not_found" and asked.adapter not in (None, BASE):
         return any(operator.was_gone(name, asked.begun, asked.ended) for name in names_of(str(asked.adapter)))

@@ -50,7 +50,8 @@ def test_victims_are_told_to_come_back_and_the_rest_go_on(drive, expected, monke
     assert victim.error.retry_after_s > 0
     assert victim.tokens == expected(TWO_CLIPS)[:4]
     assert [first.tokens, second.tokens] == [expected(Job()), expected(neighbour)]
-    assert failed == [3, 1]  # with the others, then alone: only who fails alone is a victim
+    assert failed[0] > 1  # with the others, of whom one may still wait for its adapter
+    assert failed[1:] == [1]  # then alone: only who fails alone is a victim
     assert freed
     driver.assert_idle()
     del driver.engine.runner.decoder.step

@@ -32,7 +32,7 @@ SETTINGS = {
     "keep_versions": "2",
 }
 WARM_SHARE = 0.2  # of the whole time; the start is marked after it
-MEMORY_TOLERANCE = 64 << 20
+MEMORY_TOLERANCE = 128 << 20  # the mark after the warm-up itself differs by 90 MB from run to run
 COUNTERS = (
     "steps",
     "preemptions",

@@ -177,7 +177,8 @@ def test_a_replica_killed_under_load_loses_no_request_without_a_word(cluster: Cl
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive(), "a request hangs"
-    assert {outcome for _, outcome in outcomes} == {"whole", "asked to retry"}, outcomes
+    # none to retry where the victim was answering nobody at that moment
+    assert {outcome for _, outcome in outcomes} <= {"whole", "asked to retry"}, outcomes
     assert min(outcomes[True, "whole"], outcomes[False, "whole"]) > 0
     eventually(lambda: len(cluster.replicas()) == REPLICAS, 60)
     with cluster.client() as client:

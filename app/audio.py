@@ -28,8 +28,8 @@ MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are pad
 SILENT_DBFS = -60.0  # RMS below it counts as silence
 FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
 LOUDEST = 1e10  # beyond any integer scale exported as float; more is damage, and would overflow
-BLOCK_SECONDS = 1  # decoded at a time; of a damaged file, what lies before the block is kept
-BLOCK_SAMPLES = 1 << 20  # of all channels together, at most in one block
+BLOCK_SECONDS = 1  # decoded at a time where a file can be damaged inside; what lies before the block is kept
+BLOCK_SAMPLES = 1 << 20  # of all channels together, measured and resampled at a time
 HIGHEST_RATE = 768_000  # Hz
 UNKNOWN_FRAMES = 1 << 62  # libsndfile: a header without a length counts more
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
@@ -116,11 +116,11 @@ class _Levels:
     squares: float = 0.0
     clipped: int = 0
 
-    def add(self, block: Samples, mono: Samples, peak: float) -> None:
-        self.frames += len(block)
+    def add(self, magnitudes: Samples, mono: Samples, peak: float) -> None:
+        self.frames += len(magnitudes)
         self.peak = max(self.peak, peak)
         self.squares += float(np.square(mono, dtype=np.float64).sum())
-        self.clipped += int((np.abs(block) >= FULL_SCALE).sum())
+        self.clipped += int((magnitudes >= FULL_SCALE).sum())
 
 
 def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = None) -> Recording:
@@ -139,8 +139,9 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
         warnings.append("The file seems cut off; what is there was used.")
     receipt = _receipt(source, levels, warnings)
     mono = _pad(mono, rate, warnings)
-    digest = hashlib.sha256(f"{rate}:".encode() + mono.tobytes()).hexdigest()
-    return Recording(mono, rate, receipt, digest)
+    digest = hashlib.sha256(f"{rate}:".encode())
+    digest.update(np.ascontiguousarray(mono).data)
+    return Recording(mono, rate, receipt, digest.hexdigest())
 
 
 def _decode(
@@ -171,18 +172,33 @@ def _collect(
         raise too_long
     resample = _resampler(source.sample_rate, rate)
     levels, parts = _Levels(), []
-    for block in _undamaged(source.blocks, warnings):
+    for block in _joined(_undamaged(source.blocks, warnings)):
         clock.check()
-        peak = float(np.abs(block).max(initial=0))
+        magnitudes = np.abs(block)
+        peak = float(magnitudes.max(initial=0))
         if not peak <= LOUDEST:  # NaN compares false
             raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
-        mono = block.mean(axis=1, dtype=np.float32)
-        levels.add(block, mono, peak)
+        mono = block.mean(axis=1, dtype=np.float32) if source.channels > 1 else block[:, 0]
+        levels.add(magnitudes, mono, peak)
         if levels.frames > limits.max_seconds * source.sample_rate:
             raise too_long
         parts.append(resample(mono, False))
     clock.check()
     return np.concatenate([*parts, resample(np.zeros(0, np.float32), True)]), levels
+
+
+def _joined(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """Few large blocks for many small: each operation on one may cost a turn at the interpreter's lock."""
+    parts: list[Samples] = []
+    size = 0
+    for block in blocks:
+        if parts and size + block.size > BLOCK_SAMPLES:
+            yield np.concatenate(parts)
+            parts, size = [], 0
+        parts.append(block)
+        size += block.size
+    if parts:
+        yield np.concatenate(parts)
 
 
 def _undamaged(blocks: Iterator[Samples], warnings: list[str]) -> Iterator[Samples]:
@@ -280,12 +296,14 @@ def _open_soundfile(data: bytes, clock: _Clock) -> _Source | None:
     if not 0 < rate <= HIGHEST_RATE:
         file.close()
         return None
-    size = max(1, min(rate * BLOCK_SECONDS, BLOCK_SAMPLES // channels))
+    # libsndfile reads whole blocks of these as they lie in the file, where it else asks for 8 KB at a time
+    plain = file.subtype == "PCM_16" and file.format != "FLAC"
+    size = max(1, BLOCK_SAMPLES // channels if plain else min(rate * BLOCK_SECONDS, BLOCK_SAMPLES // channels))
 
     def blocks() -> Iterator[Samples]:
         with file:
-            while len(block := file.read(size, dtype="float32", always_2d=True)):
-                yield block
+            while len(block := file.read(size, dtype="int16" if plain else "float32", always_2d=True)):
+                yield block * np.float32(2**-15) if plain else block
 
     declared = file.frames / rate if file.frames < UNKNOWN_FRAMES else None
     return _Source(file.format, file.subtype, rate, channels, declared, blocks())

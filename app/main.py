@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -31,9 +30,6 @@ from app.errors import NotReady
 from app.settings import Settings
 
 TITLE = "Overtone"
-# The engine's thread lets go of the interpreter's lock at every tensor operation; with Python's own 5 ms it
-# would wait that long each time to get it back from threads that prepare recordings.
-SWITCH_S = 1e-5
 TELLING_S = 3  # for those to hear of it whose time ran out in a shutdown
 DESCRIPTION = """
 One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
@@ -118,7 +114,6 @@ def serve(settings: Settings) -> None:
     Raises NotReady when the model cannot be loaded.
     """
     logs.configure(settings.log_format)
-    sys.setswitchinterval(SWITCH_S)
     app = create_app(settings)
     state: AppState = app.state.overtone
     config = uvicorn.Config(

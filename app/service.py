@@ -7,6 +7,7 @@ import copy
 import itertools
 import logging
 import queue
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -37,6 +38,9 @@ from app.settings import EMBEDDED_MODEL, Settings
 
 log = logging.getLogger(__name__)
 BASE = "base"
+# The engine's thread lets go of the interpreter's lock at every tensor operation; with Python's own 5 ms it
+# would wait that long each time to get it back from threads that prepare recordings.
+SWITCH_S = 1e-5
 DEFAULT_PROMPT = "Transcribe the audio."
 
 
@@ -61,8 +65,6 @@ class Service:
         """Load the model, open the registry, start the engine."""
         device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, device)
-        if threads := settings.cpu_threads or (1 if device.type == "cuda" else 0):
-            torch.set_num_threads(threads)  # beside a GPU, recordings are prepared one a core, many at a time
         if settings.model.startswith(RANDOM):
             size = settings.model.removeprefix(RANDOM)
             return cls.over(settings, random_weights(size, str(EMBEDDED_MODEL), device, dtype))
@@ -71,6 +73,9 @@ class Service:
     @classmethod
     def over(cls, settings: Settings, loaded: LoadedModel) -> "Service":
         """The same over a model that is already in memory."""
+        sys.setswitchinterval(SWITCH_S)
+        if threads := settings.cpu_threads or (1 if loaded.device.type == "cuda" else 0):
+            torch.set_num_threads(threads)  # beside a GPU the work is many small things at a time, not one large
         registry = open_registry(
             settings.adapters,
             loaded.spec,
@@ -85,6 +90,9 @@ class Service:
         log.info("%s on %s: %s", loaded.spec.name, loaded.device, memory)
         engine = Engine(loaded, registry, limits, memory)
         engine.start()
+        if loaded.device.type == "cuda":
+            free, whole = torch.cuda.mem_get_info(loaded.device)
+            log.info("warm; %.1f of %.1f GB free for adapters and the work itself", free / 1e9, whole / 1e9)
         if isinstance(registry, SharedRegistry):
             registry.on_unload = lambda names: _free(engine, names)
         return cls(settings, loaded, registry, engine)

@@ -56,13 +56,16 @@ class Trace:
 
 
 def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -> float:
-    """Tokens/s when each request is followed by another, ``rounds`` in a row; every one hears a clip of its own."""
-    ended: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-    sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
+    """Tokens/s when each request is followed by another, ``rounds`` in a row; every one hears a clip of its own.
+
+    An answer may end early here, as it may through HTTP.
+    """
+    ended: queue.SimpleQueue[tuple[int, Done | Failed]] = queue.SimpleQueue()
+    sampling = Sampling(max_new_tokens=new_tokens)
 
     def request(index: int) -> Request:
         def emit(event: Event) -> None:
-            if not isinstance(event, Token):
+            if isinstance(event, Done | Failed):
                 ended.put((index, event))
 
         clip = make_clip(service.loaded, next(_seeds), case.seconds)
@@ -70,6 +73,7 @@ def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -
         return service.request(make_messages(clip), shares, sampling, emit)
 
     waiting = [[request(index) for _ in range(rounds)] for index in range(case.requests)]
+    tokens = 0
     begun = time.perf_counter()
     for requests in waiting:
         service.engine.submit(requests.pop())
@@ -77,9 +81,10 @@ def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -
         index, event = ended.get()
         if isinstance(event, Failed):
             raise event.error
+        tokens += event.completion_tokens
         if waiting[index]:
             service.engine.submit(waiting[index].pop())
-    return case.requests * rounds * new_tokens / (time.perf_counter() - begun)
+    return tokens / (time.perf_counter() - begun)
 
 
 def trace(service: Service, case: Case, new_tokens: int, seed: int | None = None) -> Trace:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 
 import httpx
 import numpy as np
@@ -17,6 +18,7 @@ from app.bench.client import NO_LIMIT, ask
 
 RATE = 16_000
 _MOST_PROCESSES = 8
+_all_ready: Barrier  # of a client process, from its start on
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,25 @@ def tokens_per_second(load: Load) -> float:
     """All tokens over the time until the last answer's end, after an answer to each client that does not count."""
     count = min(_MOST_PROCESSES, len(load.adapters), max(1, (os.cpu_count() or 1) // 2))
     clients = [range(len(load.adapters))[index::count] for index in range(count)]
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as processes:
-        for rounds in (1, load.rounds):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, spawn, _keep_barrier, (spawn.Barrier(count),)) as processes:
+        for rounds in (range(1), range(1, 1 + load.rounds)):
             found = list(processes.map(_ask, [load] * count, clients, [rounds] * count))
     begins, ends, tokens = zip(*found, strict=True)
     return float(sum(tokens) / (max(ends) - min(begins)))
 
 
-def _ask(load: Load, clients: Sequence[int], rounds: int) -> tuple[float, float, int]:
-    """When some of the clients began and ended, and their tokens."""
+def _keep_barrier(barrier: Barrier) -> None:
+    global _all_ready
+    _all_ready = barrier
+
+
+def _ask(load: Load, clients: Sequence[int], rounds: Sequence[int]) -> tuple[float, float, int]:
+    """When some of the clients began and ended, and their tokens. All processes begin together."""
     recordings = {
-        client: [noise(client + len(load.adapters) * number, load.seconds) for number in range(rounds)]
-        for client in clients
+        client: [noise(client + len(load.adapters) * number, load.seconds) for number in rounds] for client in clients
     }
+    _all_ready.wait()
     return asyncio.run(_ask_all(load, recordings))
 
 

@@ -67,6 +67,17 @@ def make_prompt(loaded: LoadedModel, clip: Clip) -> list[int]:
     return PromptRenderer(loaded.processor).render(make_messages(clip))
 
 
+def say_words(loaded: LoadedModel) -> LoadedModel:
+    """Have random weights answer in words of their tokenizer, as a real model does; none ends early.
+
+    The head's other rows become zero, and so are never the likeliest.
+    """
+    head, tokenizer = loaded.model.lm_head.weight, loaded.processor.tokenizer
+    head[tokenizer.all_special_ids] = 0
+    head[len(tokenizer) :] = 0
+    return loaded
+
+
 def write_adapters(loaded: LoadedModel, folder: Path, count: int, rank: int = RANK) -> dict[str, Path]:
     """Random adapters as PEFT writes them, by name."""
     from peft import LoraConfig, get_peft_model

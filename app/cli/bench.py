@@ -249,6 +249,7 @@ def _cache_gb(loaded: "LoadedModel", requests: int, new_tokens: int) -> float:
 
 
 def _load(settings: "Settings", size: str | None) -> "LoadedModel":
+    from app.bench.workload import say_words
     from app.model.base import load, pick_device, pick_dtype
     from app.model.random_weights import random_weights
 
@@ -257,7 +258,7 @@ def _load(settings: "Settings", size: str | None) -> "LoadedModel":
     with err.status("Loading the model …"):
         if size is None:
             return load(settings.model, device, dtype)
-        return random_weights(size, settings.model, device, dtype)
+        return say_words(random_weights(size, settings.model, device, dtype))
 
 
 def _title(loaded: "LoadedModel", new_tokens: int, seconds: float | None) -> str:

@@ -17,11 +17,13 @@ from app.engine.sampler import likeliest
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 
+Heard = tuple[list[int], torch.Tensor]  # where in a chunk audio stands, and its embeddings
+
 
 class Embedder(Protocol):
     """Puts the audio of a chunk in place of its placeholders."""
 
-    def __call__(self, chunk: Chunk) -> tuple[list[int], torch.Tensor] | None:
+    def __call__(self, chunk: Chunk) -> Heard | None:
         """Places in the chunk and their embeddings [places, hidden size]; None for a chunk without audio."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.engine.decoder import Embedder, row_of
+from app.engine.decoder import Embedder, Heard, row_of
 from app.engine.fused import TILE, FusedModel, Rows
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
@@ -29,8 +29,9 @@ from app.engine.staging import pinned, send
 log = logging.getLogger(__name__)
 _BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 _MIXED = (4, 16, 64)  # sizes of a batch that decodes beside prompts
-_FINE, _ROW_STEP = 64, 128  # packed prompt tokens are padded up to a multiple, the finer up to `_SHORT`
-_SHORT = 512
+# Rows that a packed pass is padded up to: few, and those at which cuBLAS is fast on an H200 (832 take longer than 896).
+_ROWS = (64, 128, 176, 208, 256, 304, 368, 432, 512, 560, 624, 656, 720, 768, 816, 864, 944, 1024)
+_ROW_STEP = 128  # beyond them
 _SPARE_TILES = 16  # beyond one for every TILE rows: chunks that end in a part of a tile
 
 
@@ -43,7 +44,7 @@ class FusedDecoder:
         self._device = device
         max_batch = limits.max_batch
         self._batches, self._mixed = ([n for n in sizes if n < max_batch] + [max_batch] for sizes in (_BATCHES, _MIXED))
-        self._most_rows = -(-max(limits.step_tokens, max_batch) // _ROW_STEP) * _ROW_STEP
+        self._most_rows = _padded(max(limits.step_tokens, max_batch))
         seats = max_batch + 1
         self.stacks = LoraStacks(model, seats, device, dtype)
         self._model = FusedModel(
@@ -105,11 +106,12 @@ class FusedDecoder:
     def step(self, chunks: Sequence[Chunk], audio: Embedder) -> torch.Tensor:
         decoding = [chunk for chunk in chunks if chunk.decodes]
         prompts = [chunk for chunk in chunks if not chunk.decodes]
+        heard = [(chunk, audio(chunk)) for chunk in prompts]  # first: the device listens while the rest is laid out
         for chunk in chunks:
             self._settle(chunk)
         self._tables.copy_(pinned(self._pages, self._device), non_blocking=True)
         if prompts:
-            return self._packed(chunks, decoding, prompts, audio)
+            return self._packed(chunks, decoding, heard)
         logits = self._decode(decoding)
         if all(chunk.final for chunk in chunks):
             return logits
@@ -173,7 +175,7 @@ class FusedDecoder:
         return torch.where(ids < 0, self._last[seats.long()], ids.long())
 
     def _packed(
-        self, chunks: Sequence[Chunk], decoding: Sequence[Chunk], prompts: Sequence[Chunk], audio: Embedder
+        self, chunks: Sequence[Chunk], decoding: Sequence[Chunk], heard: Sequence[tuple[Chunk, Heard | None]]
     ) -> torch.Tensor:
         """Prompt chunks, behind the tokens of those that decode: logits [final chunks, vocabulary] in their order."""
         rows = _padded(sum(chunk.tokens for chunk in chunks))
@@ -183,7 +185,7 @@ class FusedDecoder:
         firsts: dict[int, int] = {}
         tiles: list[tuple[int, int, int, int]] = []
         end = 0
-        for chunk in [*decoding, *prompts]:
+        for chunk in [*decoding, *(chunk for chunk, _ in heard)]:
             seat, first, end = self._seats[chunk.sequence.request.id], end, end + chunk.tokens
             firsts[id(chunk)] = first
             inputs[0, first:end] = chunk.ids or [-1]  # still under way: it is in `_last`
@@ -199,10 +201,10 @@ class FusedDecoder:
         self._inputs[: len(flat)].copy_(pinned(flat, self._device), non_blocking=True)
         ids, seats = self._inputs[: 2 * rows].view(2, rows)
         torch.index_select(self._embeddings, 0, self._tokens(ids, seats), out=self._model.x[:rows])
-        for chunk in prompts:
-            if heard := audio(chunk):
-                places = send([firsts[id(chunk)] + place for place in heard[0]], self._device)
-                self._model.x.index_copy_(0, places, heard[1])
+        for chunk, audio in heard:
+            if audio:
+                places = send([firsts[id(chunk)] + place for place in audio[0]], self._device)
+                self._model.x.index_copy_(0, places, audio[1])
         lora = any(chunk.sequence.request.shares for chunk in chunks)
         self._run_packed(rows, size, room, lora)
         wanted = [firsts[id(chunk)] + chunk.tokens - 1 for chunk in chunks if chunk.final]
@@ -249,5 +251,4 @@ class FusedDecoder:
 
 def _padded(rows: int) -> int:
     """The captured number of rows that holds so many."""
-    step = _FINE if rows <= _SHORT else _ROW_STEP
-    return -(-rows // step) * step
+    return next((size for size in _ROWS if size >= rows), -(-rows // _ROW_STEP) * _ROW_STEP)

@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 from app.engine.lora import HostAdapter, prepare
 from app.registry.registry import Adapter, Registry
+from app.registry.weights import read_weights
 
 
 class HostCache:
@@ -34,7 +36,7 @@ class HostCache:
             self._held.move_to_end(uid)
             return self._held[uid]
         if uid not in self._loading:
-            future = self._reader.submit(lambda: prepare(self._registry.read(adapter), self._dtype))
+            future = self._reader.submit(self._registry.read_with, adapter, self._prepared)
             self._loading[uid] = future
             future.add_done_callback(lambda _: self._ready())
         return None
@@ -48,6 +50,9 @@ class HostCache:
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _prepared(self, folder: Path) -> HostAdapter:
+        return prepare(read_weights(folder), self._dtype)
 
     def _keep(self, uid: str, adapter: HostAdapter) -> None:
         self._held[uid] = adapter

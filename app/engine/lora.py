@@ -89,6 +89,9 @@ def _stack(pairs: list[LoraPair], layers: list[int], dtype: torch.dtype) -> Pair
         for pair, layer in zip(pairs, layers, strict=True):
             a[layer, : pair.a.shape[0]] = pair.a
             b[layer, :, : pair.b.shape[1]] = pair.b
+    scalings = {pair.scaling for pair in pairs}
+    if b.dtype == dtype and len(scalings) == 1:
+        return Pair(a.to(dtype), b.mul_(scalings.pop()))  # in float32 as well, within the operation
     scaling = torch.zeros(len(a))
     scaling[layers] = torch.tensor([pair.scaling for pair in pairs])
     return Pair(a.to(dtype), (b.float() * scaling[:, None, None]).to(dtype))

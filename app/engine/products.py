@@ -13,7 +13,7 @@ from app.engine import kernels
 SKINNY = 64  # rows up to which our product reads a matrix faster than the library's
 MOST_PARTS = 4
 _NARROW = 8192  # outputs of a matrix that too few programs would read, so its inputs are split as well
-_GEMV_ROWS, _GEMV_BLOCK, _BLOCK = 8, 1024, 128
+_GEMV_ROWS, _GEMV_BLOCK, _BLOCK = 4, 512, 128
 _FLOAT8_MOST = 448.0  # of e4m3
 
 
@@ -54,14 +54,14 @@ def product(x: torch.Tensor, matrix: Matrix, out: torch.Tensor, a: torch.Tensor 
     if rows == 1 and x.is_cuda and outputs % _GEMV_ROWS == 0:
         kernels.gemv[((outputs + columns) // _GEMV_ROWS,)](
             x, weight, scale, out, x if a is None else a, z, outputs, inputs, ROWS=_GEMV_ROWS, BLOCK=_GEMV_BLOCK,
-            EVEN=inputs % _GEMV_BLOCK == 0, SCALED=matrix.small is not None, num_warps=8,
+            EVEN=inputs % _GEMV_BLOCK == 0, SCALED=matrix.small is not None, num_warps=4,
             **kernels.early(rows, x.device),
         )  # fmt: skip
     elif _is_skinny(x, matrix) and (parts > 1 or rows <= SKINNY // 2 or matrix.small is not None):
-        block = 32 if outputs < 2 * _NARROW else 64
+        block, stages = (32, 4) if outputs < 2 * _NARROW else (64, 3)
         kernels.skinny[((outputs + columns) // block, parts)](
             x, weight, scale, out, x if a is None else a, z, rows, outputs, columns, inputs, inputs // parts,
-            ROWS=max(16, triton.next_power_of_2(rows)), OUTPUTS=block, BLOCK=_BLOCK, STAGES=4,
+            ROWS=max(16, triton.next_power_of_2(rows)), OUTPUTS=block, BLOCK=_BLOCK, STAGES=stages,
             SCALED=matrix.small is not None, num_warps=4,
         )  # fmt: skip
     else:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from app.engine.alone import AlonePath
-from app.engine.decoder import Decoder, ModuleDecoder
+from app.engine.decoder import Decoder, Heard, ModuleDecoder
 from app.engine.encoder import AudioEncoder
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
@@ -141,7 +141,7 @@ class Runner:
                 rows[id(chunk)] = self.alone.step(chunk.sequence, chunk.tokens)
         return torch.stack([rows[id(chunk)] for chunk in chunks if chunk.final])
 
-    def _heard(self, chunk: Chunk) -> tuple[list[int], torch.Tensor] | None:
+    def _heard(self, chunk: Chunk) -> Heard | None:
         """Where in a chunk audio stands, and its embeddings [places, hidden size]; None without audio."""
         sequence = chunk.sequence
         if not sequence.request.clips or chunk.start >= len(sequence.request.prompt):

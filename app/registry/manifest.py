@@ -75,5 +75,8 @@ def dump_manifest(manifest: Manifest) -> str:
 
 
 def sha256_of(file: Path) -> str:
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(4 << 20):  # large ones: between two, others may hold the interpreter's lock
+            digest.update(piece)
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -137,18 +138,36 @@ class Registry:
 
     def read(self, adapter: Adapter) -> AdapterWeights:
         """The tensors of exactly this version, also when another has become current. Raises as `intact` does."""
-        return self._read(adapter, read_weights)
+        return self.read_with(adapter, read_weights)
 
     def read_head(self, adapter: Adapter) -> Head:
         """The same for an adapter that is a classification head."""
-        return self._read(adapter, read_head)
+        return self.read_with(adapter, read_head)
+
+    def read_with(self, adapter: Adapter, read: Callable[[Path], T]) -> T:
+        """What ``read`` makes of a version where it lies. Raises as `intact` does.
+
+        It runs beside the comparison of checksums, and once more where the version was moved aside meanwhile.
+        """
+        while True:
+            folder = self.folder(adapter)
+            try:
+                found, damaged = _compared(folder, adapter.manifest, read)
+            except (OSError, OvertoneError, SafetensorError):
+                if self.folder(adapter) == folder:
+                    raise
+                continue
+            if self.folder(adapter) == folder:
+                if found is None:
+                    self._quarantine(adapter, damaged)
+                return found
 
     def intact(self, adapter: Adapter) -> Path:
         """Where this version lies, its files compared with their checksums.
 
         Raises as `folder` does, and AdapterRejected for damaged files; a current version is broken from then on.
         """
-        return self._read(adapter, lambda folder: folder)
+        return self.read_with(adapter, lambda folder: folder)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -231,23 +250,6 @@ class Registry:
         for name in changed:
             self._load(name)
         return sorted(gone + changed)
-
-    def _read(self, adapter: Adapter, read: Callable[[Path], T]) -> T:
-        """Read a version where it lies; once more where it was moved aside, or another put there, meanwhile."""
-        while True:
-            folder = self.folder(adapter)
-            try:
-                # signatures tell that a file was written, checksums that it is still what was written
-                damaged = damage(folder, adapter.manifest)
-                found = None if damaged else read(folder)
-            except (OSError, OvertoneError, SafetensorError):
-                if self.folder(adapter) == folder:
-                    raise
-                continue
-            if self.folder(adapter) == folder:
-                if found is None:
-                    self._quarantine(adapter, damaged)
-                return found
 
     def _quarantine(self, adapter: Adapter, damaged: list[str]) -> NoReturn:
         """Serve it no more, until its files change or another version takes its place."""
@@ -360,6 +362,14 @@ class Registry:
         """Raises Conflict when another request, process or hand has changed the folder since it was looked at."""
         if known or signature_of(self.root / name) != self._seen.get(name, ()):
             raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
+
+
+def _compared(folder: Path, manifest: Manifest, read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
+    """What ``read`` finds, or what is wrong with the files; found out side by side, as each takes milliseconds."""
+    with ThreadPoolExecutor(2) as pool:
+        # signatures tell that a file was written, checksums that it is still what was written
+        damaged, found = pool.submit(damage, folder, manifest), pool.submit(read, folder)
+    return (None, damaged.result()) if damaged.result() else (found.result(), [])
 
 
 def _owner_in(folder: Path) -> str | None:

@@ -49,8 +49,9 @@ def fused(drive, monkeypatch):
     """Engines over the fused decoder; few rows a tile, few programs. ``overlaps``: as on CUDA."""
     from app.engine import fused, fused_decoder
 
-    for name in ("_FINE", "_ROW_STEP", "TILE"):
+    for name in ("_ROW_STEP", "TILE"):
         monkeypatch.setattr(fused_decoder, name, 16)
+    monkeypatch.setattr(fused_decoder, "_ROWS", ())
     monkeypatch.setattr(fused, "TILE", 16)
     monkeypatch.setattr(fused_decoder, "_MIXED", (2,))
     monkeypatch.setattr(fused, "_PROGRAMS", 16)

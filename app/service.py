@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from app.access.caller import OPERATOR, Caller
-from app.audio import Limits, Receipt, decode
+from app.audio.decode import Limits, Receipt, decode
 from app.engine.engine import Engine
 from app.engine.grammar import Grammar
 from app.engine.heads import Heads

@@ -18,7 +18,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from app.audio import Receipt, Recording
+from app.audio.decode import Receipt, Recording
 from app.engine.request import Sampling
 from app.model.base import LoadedModel, describe
 from app.model.features import Clip, FeatureExtractor

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load, pick_dtype
 from app.model.features import FeatureExtractor

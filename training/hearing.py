@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.audio import Limits, decode
+from app.audio.decode import Limits, decode
 from app.model.base import LoadedModel
 from app.model.features import Clip, FeatureExtractor
 from app.model.tower import run_tower

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from app.errors import BadRequest, DatasetError
 from app.model.features import FeatureExtractor
 from app.settings import Settings

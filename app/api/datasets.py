@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from app.api.jobs import Identity
 from app.api.problems import documented
 from app.api.state import JobRunner, State
-from app.audio import Limits, decode
+from app.audio.decode import Limits, decode
 from app.errors import NotFound
 from app.jobs.dataset import known_datasets
 from app.jobs.job import Job

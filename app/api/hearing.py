@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import UploadFile
 
 from app.api.state import AppState
-from app.audio import Receipt
+from app.audio.decode import Receipt
 from app.model.features import Clip
 from app.service import Service
 

@@ -13,7 +13,7 @@ from app.cli.output import err, name_of, print_json, receipt_table, reported, ti
 from app.errors import BadRequest
 
 if TYPE_CHECKING:
-    from app.audio import Receipt
+    from app.audio.decode import Receipt
     from app.engine.request import Done, Sampling, Share
     from app.service import Service
     from app.settings import Settings

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from app.audio import SUFFIXES
+from app.audio.decode import SUFFIXES
 from app.errors import BadRequest, Forbidden, StorageError
 from app.registry.entries import ArchiveLimits, copy_stream, extract
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from app.audio import Recording
+from app.audio.decode import Recording
 from app.errors import BadRequest
 
 

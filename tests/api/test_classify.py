@@ -10,7 +10,7 @@ import httpx
 import pytest
 import torch
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from app.engine.runner import Runner
 from app.model.base import LoadedModel, load
 from app.model.head import read_head

@@ -13,7 +13,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.audio import Limits, decode
+from app.audio.decode import Limits, decode
+from app.audio.files import BLOCK_SAMPLES
 from app.errors import AudioError, OvertoneError, TooLarge
 
 RATE = 16_000
@@ -223,6 +224,18 @@ def test_block_by_block_equals_all_at_once(rate):
     data = by_soundfile(tone(2.0, rate), rate, "WAV", "FLOAT")
     whole = soxr.resample(tone(2.0, rate), rate, RATE)
     np.testing.assert_allclose(hear(data).samples, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["PCM_16", "FLOAT"])
+def test_several_blocks_equal_what_soundfile_reads_at_once(codec):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((25 * 48_000, 2)).astype(np.float32)
+    data = by_soundfile(noise, 48_000, "WAV", codec)
+    whole, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    assert whole.size > 2 * BLOCK_SAMPLES
+    recording = hear(data, Limits(max_seconds=60, max_bytes=16 << 20))
+    np.testing.assert_allclose(recording.samples, soxr.resample(whole.mean(1), 48_000, RATE), atol=1e-5)
+    assert recording.receipt.peak == pytest.approx(np.abs(whole).max(), abs=1e-4)
+    assert recording.receipt.seconds == 25.0
 
 
 SEEDS = [

@@ -210,3 +210,10 @@ def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
     with pytest.raises(MemoryError):
         decoder.load(None, None, 100)
     assert list(decoder._graphs) == [(0, 1, False)]
+
+
+def test_rows_are_padded_to_the_next_size():
+    from app.engine.fused_decoder import _ROWS, _padded
+
+    assert list(_ROWS) == sorted({size for size in _ROWS if size % 16 == 0})
+    assert [_padded(rows) for rows in (1, 64, 65, 803, 1024, 1025, 2048)] == [64, 64, 128, 816, 1024, 1152, 2048]

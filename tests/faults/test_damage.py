@@ -111,6 +111,17 @@ def test_every_way_of_reading_checks(registry, folders, tmp_path: Path, kind: st
     assert "sha256" in registry.broken()["a"][0]
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, "adapter_config.json"])
+def test_damage_that_keeps_a_file_from_being_read_is_told_as_damage(registry, folders, name: str) -> None:
+    registry.publish(folders["qv"], "a")
+    file = registry.root / "a" / name
+    before, data = file.stat(), file.read_bytes()
+    file.write_bytes(b"\xff" * 8 + data[8:])  # neither a header of safetensors nor JSON
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(AdapterRejected, match="a@1 is damaged on disk"):
+        registry.read(registry.get("a"))
+
+
 def test_a_damaged_past_version_leaves_the_current_one_alone(registry, folders) -> None:
     old = registry.publish(folders["qv"], "a")
     registry.publish(folders["qv2"], "a", replace=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.audio import Limits, Recording, decode
+from app.audio.decode import Limits, Recording, decode
 from app.engine.engine import Engine
 from app.engine.limits import EngineLimits
 from app.engine.memory import plan_memory

@@ -191,7 +191,7 @@ def test_multipart(server: str, parts: list[bytes], path: str) -> None:
 DECODE = """
 import random, resource, sys, time
 from pathlib import Path
-from app.audio import Limits, decode
+from app.audio.decode import Limits, decode
 from app.errors import OvertoneError
 limits, drawn = Limits(60, 8 << 20), random.Random(1)
 seeds = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from app.model.base import LoadedModel, load
 from app.model.prompt import PromptRenderer
 from app.settings import Settings

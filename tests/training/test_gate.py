@@ -16,7 +16,7 @@ import soundfile
 import torch
 from rich.console import Console
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from app.model.base import load
 from tests.training.sounds import RATE, babble, wav, white, write, write_lines
 from training.data.findings import CODES, GateReport

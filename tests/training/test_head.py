@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
-from app.audio import Limits, decode
+from app.audio.decode import Limits, decode
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load
 from app.model.features import FeatureExtractor

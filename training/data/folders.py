@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.audio import SUFFIXES
+from app.audio.decode import SUFFIXES
 from app.errors import DatasetError
 from training.data.files import READERS, read_file
 from training.data.formats import SPLITS, BadRow, Record

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-from app.audio import Limits
+from app.audio.decode import Limits
 from training.data.findings import CODES, EXAMPLES, Finding, GateReport, Severity
 from training.data.reference import Embed, reference_of, shipped
 from training.data.row_checks import check_rows

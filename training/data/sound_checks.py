@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.audio import Limits, Samples, decode
+from app.audio.decode import Limits, decode
+from app.audio.files import Samples
 from app.errors import OvertoneError
 from training.data.rows import Row, Sound
 

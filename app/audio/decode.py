@@ -1,42 +1,27 @@
 """Bytes to mono float32 samples at the model's rate, with a receipt of what was heard.
 
-soundfile reads wav, flac, ogg, opus and mp3; PyAV what browsers and phones record (m4a, mp4, webm …).
-Only bytes are ever opened, never a path or URL: playlists and session descriptions, which would make
-FFmpeg open what they name, are not among the formats. Blocks are mixed and resampled as they come, so
-memory follows the limit, whatever rate and channels a small file unfolds to.
+Blocks are mixed and resampled as they come, so memory follows the limit, whatever rate and channels a small
+file unfolds to.
 """
 
 import hashlib
-import io
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from app.audio.files import BLOCK_SAMPLES, Clock, Samples, Source, open_av, open_soundfile
 from app.errors import AudioError, TooLarge
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-Samples = npt.NDArray[np.float32]
 
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
 SILENT_DBFS = -60.0  # RMS below it counts as silence
 FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
 LOUDEST = 1e10  # beyond any integer scale exported as float; more is damage, and would overflow
-BLOCK_SECONDS = 1  # decoded at a time where a file can be damaged inside; what lies before the block is kept
-BLOCK_SAMPLES = 1 << 20  # of all channels together, measured and resampled at a time
-HIGHEST_RATE = 768_000  # Hz
-UNKNOWN_FRAMES = 1 << 62  # libsndfile: a header without a length counts more
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
 SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".aif", ".aiff", ".amr"}
 )  # of files that are taken for recordings
-DEMUXERS = "mov,matroska,aac,amr,mp3,ogg,flac,wav,w64,aiff,caf,asf,avi,flv,mpeg,mpegts"  # FFmpeg's names
 
 
 @dataclass(frozen=True)
@@ -73,38 +58,6 @@ class Recording:
     sample_rate: int
     receipt: Receipt
     sha256: str
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A decoded stream: ``blocks`` of float32 [samples, channels]; ``declared`` seconds where a header tells."""
-
-    container: str
-    codec: str
-    sample_rate: int
-    channels: int
-    declared: float | None
-    blocks: Iterator[Samples]
-
-
-class _Clock:
-    """CPU time of this thread, so that a busy machine refuses nobody.
-
-    Asked at each read and each block: a demuxer that searches for ever ends here.
-    """
-
-    def __init__(self, seconds: float, named: str) -> None:
-        self._end = time.thread_time() + seconds
-        self._message = f"The audio{named} takes longer than {seconds:g} s to decode; convert it to wav or flac."
-
-    @property
-    def over(self) -> bool:
-        return time.thread_time() > self._end
-
-    def check(self) -> None:
-        """Raises TooLarge once the time is over."""
-        if self.over:
-            raise TooLarge(self._message)
 
 
 @dataclass
@@ -144,13 +97,11 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
     return Recording(mono, rate, receipt, digest.hexdigest())
 
 
-def _decode(
-    data: bytes, rate: int, limits: Limits, named: str, warnings: list[str]
-) -> tuple[_Source, Samples, _Levels]:
+def _decode(data: bytes, rate: int, limits: Limits, named: str, warnings: list[str]) -> tuple[Source, Samples, _Levels]:
     """The first reader that finds samples; PyAV bears more damage than soundfile."""
     understood = False
-    clock = _Clock(limits.max_cpu_seconds, named)
-    for opened in (_open_soundfile, _open_av):
+    clock = Clock(limits.max_cpu_seconds, named)
+    for opened in (open_soundfile, open_av):
         source = opened(data, clock)
         clock.check()  # the libraries turn an error inside a read into one of their own
         if source:
@@ -164,7 +115,7 @@ def _decode(
 
 
 def _collect(
-    source: _Source, rate: int, limits: Limits, clock: _Clock, named: str, warnings: list[str]
+    source: Source, rate: int, limits: Limits, clock: Clock, named: str, warnings: list[str]
 ) -> tuple[Samples, _Levels]:
     """Mono samples [n] at ``rate`` Hz; stops once more than the allowed seconds have come."""
     too_long = TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
@@ -209,7 +160,7 @@ def _undamaged(blocks: Iterator[Samples], warnings: list[str]) -> Iterator[Sampl
         warnings[:] = ["The file is damaged; what could be read of it was used."]
 
 
-def _cut_off(data: bytes, source: _Source, seconds: float) -> bool:
+def _cut_off(data: bytes, source: Source, seconds: float) -> bool:
     """Whether the file ends before its own header, or the last Ogg page, says it does."""
     if data[:4] == b"RIFF":
         return len(data) < int.from_bytes(data[4:8], "little") < 0x7FFF_0000  # beyond: length left open
@@ -220,7 +171,7 @@ def _cut_off(data: bytes, source: _Source, seconds: float) -> bool:
     return seconds < 0.95 * (source.declared or 0) - 0.1
 
 
-def _receipt(source: _Source, levels: _Levels, warnings: list[str]) -> Receipt:
+def _receipt(source: Source, levels: _Levels, warnings: list[str]) -> Receipt:
     rms_dbfs = 10 * math.log10(max(levels.squares / levels.frames, 1e-20))
     clipped = levels.clipped / (levels.frames * source.channels)
     if rms_dbfs < SILENT_DBFS:
@@ -260,80 +211,3 @@ def _pad(mono: Samples, rate: int, warnings: list[str]) -> Samples:
         return mono
     warnings.append(f"Padded with silence from {len(mono) / rate:.3f} s to {MIN_SECONDS} s.")
     return np.pad(mono, (0, missing))
-
-
-class _Bytes(io.BytesIO):
-    """A broken header may ask for a place before the start: the reader is told that nothing moved.
-
-    Once the time is over the file seems to end.
-    """
-
-    def __init__(self, data: bytes, clock: _Clock) -> None:
-        super().__init__(data)
-        self._clock = clock
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return b"" if self._clock.over else super().read(size)
-
-    def readinto(self, buffer: "Buffer", /) -> int:
-        return 0 if self._clock.over else super().readinto(buffer)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):
-            return self.tell()
-
-
-def _open_soundfile(data: bytes, clock: _Clock) -> _Source | None:
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(_Bytes(data, clock))
-    except (RuntimeError, ValueError, TypeError):
-        return None
-    rate, channels = file.samplerate, file.channels
-    if not 0 < rate <= HIGHEST_RATE:
-        file.close()
-        return None
-    # libsndfile reads whole blocks of these as they lie in the file, where it else asks for 8 KB at a time
-    plain = file.subtype == "PCM_16" and file.format != "FLAC"
-    size = max(1, BLOCK_SAMPLES // channels if plain else min(rate * BLOCK_SECONDS, BLOCK_SAMPLES // channels))
-
-    def blocks() -> Iterator[Samples]:
-        with file:
-            while len(block := file.read(size, dtype="int16" if plain else "float32", always_2d=True)):
-                yield block * np.float32(2**-15) if plain else block
-
-    declared = file.frames / rate if file.frames < UNKNOWN_FRAMES else None
-    return _Source(file.format, file.subtype, rate, channels, declared, blocks())
-
-
-def _open_av(data: bytes, clock: _Clock) -> _Source | None:
-    import av
-
-    try:
-        # a demuxer that follows names (concat, hls, sdp, dash) is refused, and so is every protocol
-        only = {"format_whitelist": DEMUXERS, "protocol_whitelist": "none"}
-        container = av.open(_Bytes(data, clock), "r", metadata_errors="ignore", container_options=only)
-        stream = container.streams.audio[0]
-        rate, channels = stream.rate or 0, stream.channels
-        codec, name = stream.codec_context.name, container.format.name
-    except (av.FFmpegError, IndexError, ValueError, OSError, AttributeError):  # the last: a codec FFmpeg lacks
-        return None
-    if not 0 < rate <= HIGHEST_RATE or not channels:
-        container.close()
-        return None
-
-    def blocks() -> Iterator[Samples]:
-        to_float = av.AudioResampler(format="fltp", rate=rate)  # a frame may differ from its header
-        with container:
-            try:
-                for frame in container.decode(stream):
-                    for converted in to_float.resample(frame):
-                        yield converted.to_ndarray().T
-            except av.FFmpegError as error:  # some of its kinds are no OSError, ValueError or RuntimeError
-                raise ValueError("broken stream") from error
-
-    declared = float(stream.duration * stream.time_base) if "mp4" in name and stream.duration else None
-    return _Source(name, codec, rate, channels, declared, blocks())

@@ -7,6 +7,7 @@ OvertoneError
 │   └── DatasetError           422  rows of a data set cannot be used
 ├── AudioError                 415  not audio, or audio that cannot be used
 ├── TooLarge                   413  body, clip, archive or seconds beyond the limit
+├── UploadStalled              408  the client stopped sending in the middle of its body
 ├── Unauthorized               401
 ├── Forbidden                  403
 ├── AdapterNotFound            404
@@ -81,6 +82,11 @@ class AudioError(OvertoneError):
 class TooLarge(OvertoneError):
     status = 413
     code = "too_large"
+
+
+class UploadStalled(OvertoneError):
+    status = 408
+    code = "upload_stalled"
 
 
 class Unauthorized(OvertoneError):

@@ -114,7 +114,7 @@ def get_adapter(name: Name, service: Ready, state: State) -> AdapterView:
 @router.post(
     "/adapters",
     status_code=201,
-    responses=documented(400, 401, 403, 409, 413, 422, 503, 507),
+    responses=documented(400, 401, 403, 408, 409, 413, 422, 503, 507),
     openapi_extra={"requestBody": uploads.BODY},
 )
 async def add_adapter(request: Request, folder: Workspace, service: Ready, state: State) -> AdapterView:

@@ -73,7 +73,7 @@ class Classification(BaseModel):
     timings_ms: ClassifyTimings
 
 
-RESPONSES = documented(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
+RESPONSES = documented(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 @router.post("/classify", response_model=Classification, response_model_exclude_none=True, responses=RESPONSES)

@@ -32,7 +32,7 @@ EITHER: dict[str, Any] = {
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: EITHER,
-    **documented(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504),
+    **documented(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504),
 }
 
 

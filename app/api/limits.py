@@ -1,23 +1,26 @@
-"""Request bodies bounded while they stream, so that a huge one lands neither in memory nor on disk."""
+"""Request bodies bounded while they stream: huge ones land neither in memory nor on disk, stalled ones are given up."""
+
+import asyncio
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
-from app.errors import TooLarge
+from app.errors import OvertoneError, TooLarge, UploadStalled
 from app.settings import Settings
 
 # Routes that take more than a recording, and the setting that bounds their bodies
 BOUND_BY = {("POST", "/adapters"): "max_adapter_mb", ("POST", "/training/jobs"): "max_dataset_mb"}
 USUAL = "max_upload_mb"
+STALL_S = 30.0  # between two pieces of a body
 
 
-class _Exceeded(Exception):
+class _Refused(Exception):
     """Leaves the route from inside its `receive`."""
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body beyond what the settings allow its route, announced or counted."""
+    """ASGI middleware: 413 for a body beyond what its route may take, announced or counted; 408 where no more comes."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -31,38 +34,45 @@ class BodyLimit:
         max_bytes = getattr(self._settings, setting) << 20
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
-            await _refuse(scope, receive, send, setting, max_bytes)
+            await problem_response(_too_large(setting, max_bytes), scope)(scope, receive, send)
             return
         seen = 0
-        started = False
+        whole = started = False
+        refusal: OvertoneError | None = None
 
-        async def counting_receive() -> Message:
-            nonlocal seen
-            message = await receive()
+        async def bounded_receive() -> Message:
+            nonlocal seen, whole, refusal
+            try:
+                async with asyncio.timeout(None if whole or started else STALL_S):
+                    message = await receive()
+            except TimeoutError:
+                refusal = UploadStalled(f"Nothing more of the request's body came for {STALL_S:g} s; send it again.")
+                raise _Refused from None
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > max_bytes:
-                raise _Exceeded
+                refusal = _too_large(setting, max_bytes)
+                raise _Refused
             return message
 
         async def guarded_send(message: Message) -> None:
-            # The framework takes _Exceeded for a broken body and answers 400: that answer is withheld.
+            # The framework takes _Refused for a broken body and answers 400: that answer is withheld.
             nonlocal started
-            if seen <= max_bytes or started:
+            if refusal is None or started:
                 started = True
                 await send(message)
 
         try:
-            await self._app(scope, counting_receive, guarded_send)
+            await self._app(scope, bounded_receive, guarded_send)
         except Exception:
-            if seen <= max_bytes or started:
+            if refusal is None or started:
                 raise
-        if seen > max_bytes and not started:
-            await _refuse(scope, receive, send, setting, max_bytes)
+        if refusal is not None and not started:
+            await problem_response(refusal, scope)(scope, receive, send)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, setting: str, max_bytes: int) -> None:
+def _too_large(setting: str, max_bytes: int) -> TooLarge:
     hint = "; send less, or a compressed format such as flac or opus" if setting == USUAL else ""
-    error = TooLarge(
+    return TooLarge(
         f"The request body exceeds {max_bytes >> 20} MB{hint}. The operator can raise OVERTONE_{setting.upper()}."
     )
-    await problem_response(error, scope)(scope, receive, send)

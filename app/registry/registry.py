@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,7 +12,6 @@ from safetensors import SafetensorError
 from app.errors import (
     AdapterNotFound,
     AdapterRejected,
-    BadRequest,
     Conflict,
     NotFound,
     OvertoneError,
@@ -26,7 +24,7 @@ from app.registry.adapter import NAME, NAME_RULE, RESERVED, Prepared, Signature,
 from app.registry.adapter import Adapter as Adapter
 from app.registry.choices import Choices
 from app.registry.describe import describe
-from app.registry.manifest import Manifest, damage, dump_manifest, read_manifest
+from app.registry.manifest import Manifest, compared, dump_manifest, owner_in, read_manifest
 from app.registry.store import Store
 from app.registry.validate import Report, validate
 from app.registry.weights import AdapterWeights, read_weights
@@ -109,11 +107,11 @@ class Registry:
             adapter = self._adapters.get(name)
         if adapter is not None:
             return adapter.manifest.owner
-        return _owner_in(self.root / name) if NAME.fullmatch(name) else None
+        return owner_in(self.root / name) if NAME.fullmatch(name) else None
 
     def past_owner(self, name: str, version: int) -> str | None:
         """The same for a version in the history."""
-        return _owner_in(self._store.past(name, version))
+        return owner_in(self._store.past(name, version))
 
     def versions(self, name: str) -> list[int]:
         """All versions on disk, the current one included unless it is broken, oldest first."""
@@ -152,7 +150,7 @@ class Registry:
         while True:
             folder = self.folder(adapter)
             try:
-                found, damaged = _compared(folder, adapter.manifest, read)
+                found, damaged = compared(folder, adapter.manifest, read)
             except (OSError, OvertoneError, SafetensorError):
                 if self.folder(adapter) == folder:
                     raise
@@ -362,19 +360,3 @@ class Registry:
         """Raises Conflict when another request, process or hand has changed the folder since it was looked at."""
         if known or signature_of(self.root / name) != self._seen.get(name, ()):
             raise Conflict(f"{name!r} was changed at the same moment; look at its versions and ask again.")
-
-
-def _compared(folder: Path, manifest: Manifest, read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
-    """What ``read`` finds, or what is wrong with the files; found out side by side, as each takes milliseconds."""
-    with ThreadPoolExecutor(2) as pool:
-        # signatures tell that a file was written, checksums that it is still what was written
-        damaged, found = pool.submit(damage, folder, manifest), pool.submit(read, folder)
-    return (None, damaged.result()) if damaged.result() else (found.result(), [])
-
-
-def _owner_in(folder: Path) -> str | None:
-    try:
-        manifest = read_manifest(folder)
-    except BadRequest:
-        return None
-    return manifest.owner if manifest else None

@@ -237,3 +237,22 @@ def test_an_engine_that_cannot_warm_up_does_not_start(drive, monkeypatch):
     with pytest.raises(MemoryError, match="planted"):
         drive()
     assert threading.active_count() == before
+
+
+def test_a_fingerprint_ends_soon_while_a_stream_runs(drive, monkeypatch):
+    """A tensor a turn would be a step for each; with a tenth of the time of each turn it is a few steps."""
+    launch = Runner.launch
+    monkeypatch.setattr(Runner, "launch", lambda self, chunks: time.sleep(0.02) or launch(self, chunks))
+    driver = drive()
+    request = driver.submit(Job(), Sampling(max_new_tokens=400, ignore_eos=True))
+    stats = driver.engine.stats
+    driver.engine.call(lambda: None).result()
+    before = stats.steps
+    driver.engine.fingerprint().result()
+    took = stats.steps - before
+    driver.engine.cancel(request.id)
+    (answer,) = driver.answers()
+    assert answer.done.finish_reason == "cancelled"  # it ran all the time
+    tensors = len(list(driver.loaded.model.parameters()))
+    assert tensors > 40
+    assert took < tensors / 4

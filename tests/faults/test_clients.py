@@ -1,4 +1,4 @@
-"""A client that asks for much and stops reading: the server's memory, its pages and everybody else are none the worse.
+"""Clients that stop reading, or sending: the server's memory, its pages and everybody else are none the worse.
 
 That work stops when a client leaves: tests/api/test_process.py.
 """
@@ -86,3 +86,46 @@ async def test_a_client_that_stops_reading(start: Callable[..., Any]) -> None:
         for client in clients:
             client.close()
         await ask(server.client)
+
+
+IMPATIENT = f"""
+from app.api import limits
+limits.STALL_S = 0.5
+{SCRIPT}
+"""
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\ngo\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="max_new_tokens"\r\n\r\n2\r\n--b--\r\n'
+)
+
+
+async def sending(port: int, *pieces: bytes, pause_s: float) -> tuple[bytes, bytes]:
+    """Head and body of the answer to a form that comes in pieces, until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    kind = "Content-Type: multipart/form-data; boundary=b\r\nConnection: close\r\n"
+    writer.write(f"POST /generate HTTP/1.1\r\nHost: x\r\n{kind}Content-Length: {len(FORM)}\r\n\r\n".encode())
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(pause_s)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return head, body
+
+
+async def test_a_client_that_stops_sending_is_told_and_given_up(start: Callable[..., Any]) -> None:
+    async with start(IMPATIENT) as server:
+        await up(server)
+        async with asyncio.timeout(10):
+            head, body = await sending(server.port, FORM[:70], pause_s=0)
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in head
+        told = json.loads(body)
+        assert told["code"] == "upload_stalled"
+        assert "0.5 s" in told["detail"]
+        await server.until_running(0)
+        # slow is not stalled
+        pieces = [FORM[at : at + 40] for at in range(0, len(FORM), 40)]
+        head, body = await sending(server.port, *pieces, pause_s=0.2)
+        assert head.startswith(b"HTTP/1.1 200 "), body
+        assert 0.2 * len(pieces) > 0.5

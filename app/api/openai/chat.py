@@ -29,7 +29,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The answer; with `stream`, chunks as server-sent events, then `[DONE]`.",
         "content": {"text/event-stream": {"example": "data: {…}\n\ndata: [DONE]\n\n"}},
     },
-    **documented(400, 401, 404, 413, 429, 500, 503, 504),
+    **documented(400, 401, 404, 408, 413, 429, 500, 503, 504),
 }
 
 

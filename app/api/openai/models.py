@@ -95,7 +95,7 @@ def retrieve_model(model: str, state: State, service: Ready) -> ModelCard:
 
 
 @router.post(
-    "/v1/load_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 409, 413, 503)
+    "/v1/load_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 408, 409, 413, 503)
 )
 async def load_lora_adapter(body: LoadAdapter, folder: Workspace, state: State, service: Ready) -> PlainTextResponse:
     """Add an adapter as vLLM does: validated as in `POST /adapters`, served from then on.

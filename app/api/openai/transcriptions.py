@@ -100,7 +100,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "With `stream`, events `transcript.text.delta`, `transcript.text.done`, then `[DONE]`.",
         "content": {"text/plain": {"example": "go forward ten meters\n"}, "text/event-stream": {}},
     },
-    **documented(400, 401, 404, 413, 429, 500, 503, 504),
+    **documented(400, 401, 404, 408, 413, 429, 500, 503, 504),
 }
 
 

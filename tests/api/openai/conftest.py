@@ -57,14 +57,16 @@ def serving(root: Path, **changed: Any) -> Iterator[Live]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, trust_env=False) as probe:
-        limit = time.monotonic() + 60
-        while not (server.started and probe.get("/ready").status_code == 200):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-    yield Live(url, app.state.overtone.service, source)
-    server.should_exit = True
-    thread.join()
+    try:
+        with httpx.Client(base_url=url, trust_env=False) as probe:
+            limit = time.monotonic() + 60
+            while not (server.started and probe.get("/ready").status_code == 200):
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+        yield Live(url, app.state.overtone.service, source)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ async def _overload(url: str, seconds: float, progress: Callable[[str], None]) -
 
 def _broken_promises(told: Overloaded) -> Iterator[str]:
     if told.share < LEAST_SHARE:
-        yield f"served {told.share:.0%} of the peak rate, {LEAST_SHARE:.0%} are promised"
+        yield f"served {told.share:.1%} of the peak rate, {LEAST_SHARE:.0%} are promised"
     if told.offered_rate < 0.9 * TIMES * told.peak_rate:
         yield f"this client managed to offer {told.offered_rate:.1f} requests/s only: the run proves nothing"
     if told.refused_p99 > REFUSED_WITHIN_S:

@@ -125,7 +125,7 @@ def _overload_table(found: "Overloaded") -> Table:
     rows = {
         "peak, requests/s": f"{found.peak_rate:.2f}",
         "offered": f"{found.offered_rate:.2f}",
-        "served": f"{found.served_rate:.2f} ({found.share:.0%} of the peak)",
+        "served": f"{found.served_rate:.2f} ({found.share:.1%} of the peak)",
         "answers / refusals": f"{found.served} / {found.refused}",
         "time until a refusal, p50 / p99": f"{1e3 * found.refused_p50:.0f} ms / {1e3 * found.refused_p99:.0f} ms",
         "time of an answer, p50 / p99": f"{found.served_p50:.2f} s / {found.served_p99:.2f} s",

@@ -32,6 +32,7 @@ _MIXED = (4, 16, 64)  # sizes of a batch that decodes beside prompts
 # Rows that a packed pass is padded up to: few, and those at which cuBLAS is fast on an H200 (832 take longer than 896).
 _ROWS = (64, 128, 176, 208, 256, 304, 368, 432, 512, 560, 624, 656, 720, 768, 816, 864, 944, 1024)
 _ROW_STEP = 128  # beyond them
+_TOLD_EVERY = 16  # shapes of the warm-up
 _SPARE_TILES = 16  # beyond one for every TILE rows: chunks that end in a part of a tile
 
 
@@ -67,14 +68,16 @@ class FusedDecoder:
         """Compile every kernel and capture every shape, for the base and for adapters on q_proj and v_proj."""
         for name in ("self_attn.q_proj", "self_attn.v_proj"):
             self.stacks.touch(name)
-        for lora in (False, True):
-            for size in reversed(self._batches):
-                self._blank(size)
-                self._run_decode(size, lora)
-            for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True):
-                for decoding in [0, *(self._mixed if rows == self._most_rows else ())]:  # other mixtures as they come
-                    self._blank(rows, decoding)
-                    self._run_packed(rows, decoding, self._tile_room(rows), lora)
+        shapes = self._shapes()
+        for done, (rows, decoding, lora) in enumerate(shapes):
+            if done % _TOLD_EVERY == 0:
+                log.info("compiling kernels and capturing graphs: %d of %d shapes", done, len(shapes))
+            if rows:
+                self._blank(rows, decoding)
+                self._run_packed(rows, decoding, self._tile_room(rows), lora)
+            else:
+                self._blank(decoding)
+                self._run_decode(decoding, lora)
         choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
     def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
@@ -126,6 +129,13 @@ class FusedDecoder:
         finally:
             if self.stacks.layout != before:
                 self._graphs = {key: graph for key, graph in self._graphs.items() if not key[-1]}
+
+    def _shapes(self) -> list[tuple[int, int, bool]]:
+        """Keys of the graphs captured at the start, the largest first; other mixtures come as they are asked for."""
+        decode = [(0, size) for size in reversed(self._batches)]
+        packed = [(rows, 0) for rows in sorted({_padded(n) for n in range(1, self._most_rows + 1)}, reverse=True)]
+        mixed = [(self._most_rows, size) for size in self._mixed]
+        return [(*shape, lora) for lora in (False, True) for shape in (*decode, *mixed, *packed)]
 
     def _blank(self, rows: int, decoding: int = 0) -> None:
         """Inputs of padding alone."""

@@ -217,3 +217,30 @@ def test_rows_are_padded_to_the_next_size():
 
     assert list(_ROWS) == sorted({size for size in _ROWS if size % 16 == 0})
     assert [_padded(rows) for rows in (1, 64, 65, 803, 1024, 1025, 2048)] == [64, 64, 128, 816, 1024, 1152, 2048]
+
+
+def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch, caplog):
+    from app.engine import fused, fused_decoder
+
+    for name, value in {
+        "_ROWS": (16,),
+        "_ROW_STEP": 16,
+        "TILE": 16,
+        "_MIXED": (2,),
+        "_SPARE_TILES": 2,
+        "_TOLD_EVERY": 4,
+    }.items():
+        monkeypatch.setattr(fused_decoder, name, value)
+    monkeypatch.setattr(fused, "TILE", 16)
+    replay, keys = fused_decoder.FusedDecoder._replay, []
+    monkeypatch.setattr(
+        fused_decoder.FusedDecoder, "_replay", lambda self, key, run: (keys.append(key), replay(self, key, run))
+    )
+    with caplog.at_level("INFO", logger="app.engine.fused_decoder"):
+        driver = drive(text=TEXT, decoder="fused", max_batch=2, max_context=256, step_tokens=32)
+    shapes = [(0, 2), (0, 1), (32, 2), (32, 0), (16, 0)]
+    assert keys == [(*shape, lora) for lora in (False, True) for shape in shapes]
+    assert [record.args for record in caplog.records] == [(0, 10), (4, 10), (8, 10)]
+    briefly(driver.loaded)
+    (answer,) = driver.ask(Job())  # and the engine is as good as new
+    assert answer.done

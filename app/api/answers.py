@@ -100,13 +100,12 @@ class Comparison(BaseModel):
 
 def answer_of(ticket: Ticket, done: Done, heard: Heard) -> Answer:
     """The answer to a question that has been answered."""
-    assert ticket.request is not None
     heard_ms = 1e3 * heard.took_s
     timings = asdict(done.timings)
     for name in ("audio", "ttft", "total"):
         timings[name] += heard_ms
     return Answer(
-        id=ticket.request.id,
+        id=ticket.id,
         text=done.text,
         adapter=adapter_ref(ticket.question.shares),
         finish_reason=done.finish_reason,

@@ -13,7 +13,7 @@ from fastapi import Request as HttpRequest
 from app.api import traces
 from app.api.metrics import Metrics
 from app.engine.grammar import Grammar
-from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
+from app.engine.request import Done, Event, Failed, Sampling, Share, Token
 from app.model.prompt import Message
 from app.service import Service
 
@@ -72,7 +72,7 @@ class Ticket:
         self._outbox = outbox
         self._trace = traces.CURRENT.get()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self.request: Request | None = None
+        self.id = ""  # of its request, once there is one; not the request, whose `emit` holds this: that were a cycle
 
     def emit(self, event: Event) -> None:
         """Called on the engine's thread."""
@@ -124,7 +124,7 @@ class Desk:
         """Queue a question. Raises what `Service.request` and `Engine.submit` raise."""
         ticket = Ticket(question, self._metrics, self._outbox)
         # rendering and tokenising take milliseconds for long prompts: off the event loop
-        ticket.request = await asyncio.to_thread(
+        request = await asyncio.to_thread(
             self._service.request,
             question.messages,
             question.shares,
@@ -134,14 +134,14 @@ class Desk:
             question.grammar,
             question.fit,
         )
-        self._service.engine.submit(ticket.request)
+        ticket.id = request.id
+        self._service.engine.submit(request)
         self._tickets.append(ticket)
         return ticket
 
     def close(self) -> None:
         for ticket in self._tickets:
-            assert ticket.request is not None
-            self._service.engine.cancel(ticket.request.id)
+            self._service.engine.cancel(ticket.id)
 
 
 async def unless_gone(http: HttpRequest, *ends: Awaitable[T]) -> list[T | BaseException]:

@@ -11,13 +11,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3.12 -m venv /opt/overtone
 ENV PATH=/opt/overtone/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
-# `--build-arg EXTRAS=train,cluster` for Ray Serve: docs/cluster.md
-ARG EXTRAS=train
+# `--build-arg LOCK=image-cluster.lock` for Ray Serve: docs/cluster.md
+ARG LOCK=image.lock
 WORKDIR /src
 # torch and the rest first: this layer stays as it is while only the code changes
-COPY requirements.lock pyproject.toml README.md LICENSE NOTICE ./
-COPY app/__init__.py app/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c requirements.lock ".[${EXTRAS}]"
+COPY deploy/*.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip pip install --require-hashes -r "${LOCK}"
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY app app
 COPY training training
 RUN pip install --no-cache-dir --no-deps --force-reinstall .

@@ -9,7 +9,8 @@
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make docs     the documents as a site, in build/site
 #   make kernels  Triton, so that `make test` also runs the CUDA kernels in its interpreter, on any CPU
-#   make lock     renew requirements.lock from the newest versions that pyproject.toml allows
+#   make lock     renew requirements.lock from the newest versions that pyproject.toml allows, and the image's locks
+#   make lock-image   the image's locks alone, after an edit of requirements.lock
 #
 # On a machine without an NVIDIA GPU the CPU build of torch is much smaller; pip takes it from the
 # package index named in PIP_EXTRA_INDEX_URL (see pytorch.org, "Get Started").
@@ -29,7 +30,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test soak check serve format docs kernels lock release audit deploy-check
+.PHONY: demo test soak check serve format docs kernels lock lock-image release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -102,6 +103,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@touch $@
 
+lock-image: $(STAMP)
+	$(BIN)/python deploy/image_lock.py
+
 # Local labels such as 2.13.0+cpu are cut, so that one lock serves CPU and CUDA machines.
 lock:
 	@test -n "$(PYTHON)" || { echo "No suitable Python; see 'make demo'."; exit 1; }
@@ -113,5 +117,6 @@ lock:
 	  build/lock/bin/python -m pip freeze --exclude-editable --exclude setuptools | sed 's/+[A-Za-z0-9.]*$$//' \
 	  | grep -v -E '^(nvidia|cuda|triton)'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	build/lock/bin/python deploy/image_lock.py
 	rm -rf build/lock
 

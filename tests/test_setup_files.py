@@ -49,10 +49,33 @@ def test_yaml_files_are_readable_and_agree() -> None:
     assert all(hook["language"] == "system" for hook in hooks)
 
 
-def test_the_image_can_train():
-    lines = (ROOT / "Dockerfile").read_text()
-    assert 'pip install -c requirements.lock ".[${EXTRAS}]"' in lines
-    assert "\nARG EXTRAS=train\n" in lines
+def test_the_image_installs_hashed_wheels_at_the_locked_versions_and_can_train() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert 'pip install --require-hashes -r "${LOCK}"' in text
+    assert "\nARG LOCK=image.lock\n" in text
+    assert not re.search(r"pip install (?!--require-hashes|--no-cache-dir --no-deps --force-reinstall \.)", text)
+    locked = dict(_pins(ROOT / "requirements.lock"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for name, wanted in {
+        "image.lock": [*project["dependencies"], *extras["train"]],
+        "image-cluster.lock": [*project["dependencies"], *extras["train"], *extras["cluster"]],
+    }.items():
+        file = ROOT / "deploy" / name
+        pinned = dict(_pins(file))
+        assert {_plain(re.split(r"[\[<>=!~; ]", one)[0]) for one in wanted} <= pinned.keys()
+        assert {one: pinned[one] for one in pinned.keys() & locked.keys()} == {
+            one: locked[one] for one in pinned.keys() & locked.keys()
+        }
+        lines = file.read_text().splitlines()[1:]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+ --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    for file in (ROOT / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"uses: (\S+)", file.read_text())
+        assert used
+        assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one) for one in used)
 
 
 def test_dockerfile_copies_only_what_the_context_holds() -> None:
@@ -60,6 +83,12 @@ def test_dockerfile_copies_only_what_the_context_holds() -> None:
     copies = re.findall(r"^COPY (?!--from)(?:--\S+ )*(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for source in {name for line in copies for name in line.split()}:
         assert f"!{source.partition('/')[0]}" in ignored
+
+
+def _pins(file: Path) -> list[tuple[str, str]]:
+    """Name and version of each line."""
+    found = re.findall(r"^([\w.-]+)==([\w.]+)", file.read_text(), re.MULTILINE)
+    return [(_plain(name), version) for name, version in found]
 
 
 def _plain(name: str) -> str:

@@ -109,6 +109,7 @@ class AdapterNotFound(NotFound):
 
     def __init__(self, name: str, known: Iterable[str] | None = None) -> None:
         """``known``: the names that whoever asks may see; None where that is not known."""
+        self.name = name
         names = sorted(known or ())
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:8]) or 'none'}."

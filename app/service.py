@@ -158,13 +158,15 @@ class Service:
     def hear(self, data: bytes, filename: str | None = None) -> tuple[Receipt, list[Clip]]:
         """Decode a recording and cut it into clips. Blocking: run it on a worker thread.
 
+        What is kept of encoded clips is the tenant's own: another's answer is never the quicker for it.
         Raises AudioError, TooLarge or BadRequest.
         """
         limits = Limits(
             self.settings.max_audio_seconds, self.settings.max_upload_mb << 20, self.settings.max_decode_seconds
         )
         recording = decode(data, rate=self.features.sample_rate, limits=limits, filename=filename)
-        clips = self.features.clips(recording)
+        tenant = self.registry.caller.tenant
+        clips = [replace(clip, key=f"{tenant or ''}:{clip.key}") for clip in self.features.clips(recording)]
         heard = len(recording.samples) / recording.sample_rate
         return replace(recording.receipt, seconds_used=round(heard, 3)), clips
 

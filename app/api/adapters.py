@@ -225,7 +225,7 @@ def view(service: Service, metrics: Metrics, adapter: Adapter) -> AdapterView:
         active=service.active is not None and adapter.name in names_of(service.active),
         pinned=adapter.name in slots.pinned,
         residency=_residency(service, adapter),
-        usage=metrics.usage.get(adapter.name, Usage()),
+        usage=metrics.usage(adapter),
         manifest=adapter.manifest,
         report=adapter.report,
     )

@@ -108,7 +108,7 @@ async def classify(
         outcome = error.code
         raise
     finally:
-        state.metrics.classified(adapter.name, outcome, heard.seconds, time.monotonic() - begun)
+        state.metrics.classified(adapter, outcome, heard.seconds, time.monotonic() - begun)
     found = await asyncio.to_thread(_judge, head, _by_recording(listened, heard))
     single = found[0].model_dump() if len(found) == 1 else {"results": found}
     return Classification(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app import __version__
 from app.api.problems import documented
-from app.api.state import State
+from app.api.state import State, Who
 from app.errors import DeviceLost
 
 router = APIRouter(tags=["health"])
@@ -39,12 +39,12 @@ class Readiness(BaseModel):
     memory: Memory
     max_context: int = Field(description="tokens of prompt and answer together")
     window_seconds: float = Field(description="audio that one clip holds", examples=[30.0])
-    adapters: int
-    broken_adapters: int
-    active: str | None = Field(description="adapter of requests that name none; null: the base model")
-    resident: int = Field(description="adapters in slots")
-    running: int = Field(description="sequences being continued")
-    waiting: int = Field(description="requests in the queue")
+    adapters: int | None = Field(description="that the caller sees; null without a key, where keys are needed")
+    broken_adapters: int | None = Field(description="likewise")
+    active: str | None = Field(description="adapter of the caller's requests that name none; null: the base model")
+    resident: int | None = Field(description="adapters in slots; null but for callers that see every adapter")
+    running: int | None = Field(description="sequences being continued; null likewise")
+    waiting: int | None = Field(description="requests in the queue; null likewise")
     fingerprint: str = Field(description="of the base weights, at start", examples=["9c56cc51b374c3ba"])
 
 
@@ -60,9 +60,13 @@ async def health(state: State) -> Health:
 
 
 @router.get("/ready", responses=documented(503))
-def ready(state: State) -> Readiness:
-    """Can requests be answered? 503 while the model is loaded and while the server drains; needs no key."""
-    service = state.ready()  # the same for everybody: counts, and the selection that is everybody's
+def ready(state: State, caller: Who) -> Readiness:
+    """Can requests be answered? 503 while the model is loaded and while the server drains; needs no key.
+
+    Where keys are needed, a key shows how much is going on as well.
+    """
+    service = state.ready().seen_by(caller)
+    known, whole = bool(caller.scopes), bool(caller.scopes) and caller.sees_all
     engine, loaded = service.engine, service.loaded
     memory = engine.memory
     return Readiness(
@@ -74,12 +78,12 @@ def ready(state: State) -> Readiness:
         ),
         max_context=engine.room,
         window_seconds=service.features.window_seconds,
-        adapters=len(service.registry.names()),
-        broken_adapters=len(service.registry.broken()),
-        active=service.active,
-        resident=len(engine.residency.slots.slots),
-        running=len(engine.scheduler.running),
-        waiting=len(engine.scheduler.waiting),
+        adapters=len(service.registry.names()) if known else None,
+        broken_adapters=len(service.registry.broken()) if known else None,
+        active=service.active if known else None,
+        resident=len(engine.residency.slots.slots) if whole else None,
+        running=len(engine.scheduler.running) if whole else None,
+        waiting=len(engine.scheduler.waiting) if whole else None,
         fingerprint=service.fingerprint,
     )
 

@@ -12,6 +12,7 @@ from app.api.latency import Latencies
 from app.engine.engine import Engine
 from app.engine.request import Done, Failed, Share
 from app.jobs.runner import Jobs
+from app.registry.adapter import Adapter
 from app.registry.object_store import ObjectStore
 
 # seconds; from a small model on a GPU to a large one under load
@@ -33,7 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.usage: dict[str, Usage] = {}
+        self._usage: dict[tuple[str, str | None], Usage] = {}
         self.latencies = Latencies()
         registry = self.registry
         labels = ["adapter"]
@@ -79,7 +80,7 @@ class Metrics:
             return
         self._requests.labels(label, event.finish_reason).inc()
         for share in shares:
-            self._used(share.adapter.name, audio_seconds).completion_tokens += event.completion_tokens
+            self._used(share.adapter, audio_seconds).completion_tokens += event.completion_tokens
         self._audio.labels(label).inc(audio_seconds)
         self._prompt.labels(label).inc(event.prompt_tokens)
         self._completion.labels(label).inc(event.completion_tokens)
@@ -94,17 +95,21 @@ class Metrics:
             self._between.labels(label).observe(between)
         self.latencies.add(label, total, ttft, between)
 
-    def classified(self, adapter: str, outcome: str, audio_seconds: float, took_s: float) -> None:
+    def usage(self, adapter: Adapter) -> Usage:
+        """Since start, under this owner: a name that another tenant gave up starts anew."""
+        return self._usage.get((adapter.name, adapter.manifest.owner), Usage())
+
+    def classified(self, adapter: Adapter, outcome: str, audio_seconds: float, took_s: float) -> None:
         """Count a classification that ended: `classified`, `cancelled`, or an error's code."""
-        self._requests.labels(adapter, outcome).inc()
+        self._requests.labels(adapter.name, outcome).inc()
         if outcome == "classified":
             self._used(adapter, audio_seconds)
-            self._audio.labels(adapter).inc(audio_seconds)
-            self._total.labels(adapter).observe(took_s)
-            self.latencies.add(adapter, took_s)
+            self._audio.labels(adapter.name).inc(audio_seconds)
+            self._total.labels(adapter.name).observe(took_s)
+            self.latencies.add(adapter.name, took_s)
 
-    def _used(self, adapter: str, audio_seconds: float) -> Usage:
-        usage = self.usage.setdefault(adapter, Usage())
+    def _used(self, adapter: Adapter, audio_seconds: float) -> Usage:
+        usage = self._usage.setdefault((adapter.name, adapter.manifest.owner), Usage())
         usage.requests += 1
         usage.audio_seconds += audio_seconds
         return usage

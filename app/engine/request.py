@@ -1,6 +1,6 @@
 """What the engine is asked and what it answers. No torch here but for what clips hold."""
 
-import itertools
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,12 +11,10 @@ from app.model.features import Clip
 from app.model.head import Moments
 from app.registry.registry import Adapter
 
-_ids = itertools.count(1)
-
 
 def new_id() -> str:
-    """A request's id, unlike any other of this process."""
-    return f"req-{next(_ids)}"
+    """A request's id. Drawn at random: a count would tell each tenant how much the others ask."""
+    return f"req-{secrets.token_hex(8)}"
 
 
 @dataclass(frozen=True)

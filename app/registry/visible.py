@@ -1,6 +1,7 @@
 """The registry as one caller sees it: what belongs to others is not there."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class VisibleRegistry:
     def get(self, name: str) -> Adapter:
         """The current version. Raises AdapterRejected for a broken one."""
         self._look(name)
-        return self.whole.get(name)
+        with self._own_words():
+            return self.whole.get(name)
 
     def versions(self, name: str) -> list[int]:
         """All versions on disk, the current one included, oldest first; a tenant's own alone for a tenant."""
@@ -77,18 +79,28 @@ class VisibleRegistry:
             if not older:
                 raise NotFound(f"{name!r} has no such older version; there are: {', '.join(map(str, versions))}.")
             version = older[-1]
-        return self.whole.rollback(name, version)
+        with self._own_words():
+            return self.whole.rollback(name, version)
 
     def remove(self, name: str) -> None:
         """See `Registry.remove`."""
         self.check_change(name)
-        self.whole.remove(name)
+        with self._own_words():
+            self.whole.remove(name)
 
     def check_change(self, name: str) -> None:
         """Raises AdapterNotFound or Forbidden unless the caller may change this adapter."""
         self._look(name)
         if not self.caller.may_change(name, self.whole.owner(name)):
             raise Forbidden(f"The adapter {name!r} is not yours: this key may use it, but not change it.")
+
+    @contextmanager
+    def _own_words(self) -> Iterator[None]:
+        """An adapter that goes at this moment is missed by the whole registry, which would suggest names of others."""
+        try:
+            yield
+        except AdapterNotFound as error:
+            raise AdapterNotFound(error.name, self.names()) from None
 
     def _number(self, name: str) -> int | None:
         current = self.whole.current(name)

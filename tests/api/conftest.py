@@ -51,11 +51,11 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def busy(client: httpx.AsyncClient) -> None:
-    """Wait until a sequence is being continued."""
+async def busy(client: httpx.AsyncClient, key: str = "") -> None:
+    """Wait until a sequence is being continued. ``key``: one that may see it, where the server has keys."""
 
     async def told() -> bool:
-        return bool((await client.get("/ready")).json()["running"])
+        return bool((await client.get("/ready", headers={"X-API-Key": key})).json()["running"])
 
     await until(told)
 

@@ -13,8 +13,10 @@ import pytest
 
 from app.access.keys import KeyRecord, digest, new_key, revoke, write_keys
 from app.jobs import command
-from tests.api.conftest import Running, audio, busy, until
+from app.registry.visible import VisibleRegistry
+from tests.api.conftest import Running, audio, busy, until, wav
 from tests.jobs.support import STAND_IN, plan
+from tests.support import tone
 
 EVERY = ("infer", "adapters", "train")
 KEYS: dict[str, dict[str, Any]] = {
@@ -242,7 +244,7 @@ async def test_a_concurrency_limit_ends_with_the_request(asked: As) -> None:
     caller = asked.client.app.state.overtone.keyring.find(asked.keys["single"])  # type: ignore[attr-defined]
     long = {"prompt": "tell me more", "max_new_tokens": "1500", "stream": "true"}
     running = asyncio.create_task(asked("single", "POST", "/generate", data=long))
-    await busy(asked.client)
+    await busy(asked.client, asked.keys["root"])
     refused = await asked("single", "POST", "/generate", **ASK)
     assert told(refused) == (429, "rate_limited")
     assert refused.headers["retry-after"] == "1"
@@ -268,3 +270,71 @@ async def test_a_revoked_key_is_refused_without_a_restart(asked: As) -> None:
 
     await until(refused)
     assert (await asked("rival", "GET", "/adapters")).status_code == 200
+
+
+async def test_ready_shows_each_caller_its_own(asked: As):
+    hidden = ("adapters", "broken_adapters", "active", "resident", "running", "waiting")
+    stranger = (await asked.client.get("/ready")).json()
+    wrong = (await asked.client.get("/ready", headers={"X-API-Key": "ot_wrong"})).json()
+    for told in (stranger, wrong):
+        assert told["status"] == "ready"
+        assert {told[field] for field in hidden} == {None}
+    tenant = (await asked("acme", "GET", "/ready")).json()
+    assert tenant["adapters"] == len(await asked.names("acme"))
+    assert {tenant[field] for field in ("resident", "running", "waiting")} == {None}
+    root = (await asked("root", "GET", "/ready")).json()
+    assert all(isinstance(root[field], int) for field in hidden if field != "active")
+
+
+async def test_ids_of_requests_say_nothing_of_how_many_there_were(asked: As):
+    found = [(await asked(who, "POST", "/generate", **ASK, files=audio())).json()["id"] for who in ("acme", "rival")]
+    assert found[0] != found[1]
+    assert all(len(one) == len("req-") + 16 for one in found)
+
+
+async def test_a_name_that_another_tenant_gave_up_brings_no_usage(asked: As, packed: bytes):
+    assert (await asked.upload("acme", "reused", packed)).status_code == 201
+    assert (
+        await asked("acme", "POST", "/generate", data={**ASK["data"], "adapter": "reused"}, files=audio())
+    ).is_success
+    assert (await asked("acme", "GET", "/adapters/reused")).json()["usage"]["requests"] == 1
+    assert (await asked("acme", "DELETE", "/adapters/reused")).is_success
+    assert (await asked.upload("rival", "reused", packed)).status_code == 201
+    assert (await asked("rival", "GET", "/adapters/reused")).json()["usage"]["requests"] == 0
+    await asked("rival", "DELETE", "/adapters/reused")
+
+
+async def test_encoded_audio_is_kept_for_each_tenant_alone(asked: As):
+    async def first_and_again(who: str) -> list[float]:
+        hits = []
+        for _ in range(2):
+            before = await _hits(asked)
+            assert (await asked(who, "POST", "/generate", **ASK, files=audio(wav(tone(777, 0.5))))).is_success
+            hits.append(await _hits(asked) - before)
+        return hits
+
+    assert await first_and_again("acme") == [0, 1]
+    assert await first_and_again("rival") == [0, 1]
+
+
+async def _hits(asked: As) -> float:
+    text = (await asked("root", "GET", "/metrics")).text
+    (line,) = [one for one in text.splitlines() if one.startswith("overtone_encoder_cache_hits_total ")]
+    return float(line.split()[1])
+
+
+async def test_an_adapter_that_goes_meanwhile_is_missed_without_names_of_others(asked: As, packed: bytes, monkeypatch):
+    assert (await asked.upload("acme", "acme-secret-x", packed)).status_code == 201
+    assert (await asked.upload("rival", "acme-secret-y", packed)).status_code == 201
+    real = VisibleRegistry.check_change
+
+    def gone_after_the_check(self: VisibleRegistry, name: str) -> None:
+        real(self, name)
+        self.whole.remove(name)
+
+    monkeypatch.setattr(VisibleRegistry, "check_change", gone_after_the_check)
+    response = await asked("rival", "DELETE", "/adapters/acme-secret-y")
+    assert response.status_code == 404
+    assert "acme-secret-x" not in response.text
+    monkeypatch.undo()
+    await asked("acme", "DELETE", "/adapters/acme-secret-x")

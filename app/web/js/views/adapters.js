@@ -57,7 +57,7 @@ export function Adapters() {
     <section aria-label=${t("adapters.list")}>
       <div class="toolbar">
         <p>${t("adapters.default")} <${Badge} kind=${active ? "accent" : ""}>${active ?? t("choice.base")}<//>
-          <span class="muted numbers"> · ${t("adapters.resident", { count: readiness?.resident ?? 0 })}</span></p>
+          ${readiness?.resident != null && html`<span class="muted numbers"> · ${t("adapters.resident", { count: readiness.resident })}</span>`}</p>
         <button type="button" class="quiet" disabled=${busy !== ""} onClick=${unload}>${t("unload")}</button>
       </div>
       <div class="said" aria-live="polite">

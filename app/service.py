@@ -6,6 +6,7 @@ The HTTP API and the command line both stand on it, so they answer alike.
 import copy
 import itertools
 import logging
+import os
 import queue
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from pathlib import Path
 import torch
 
 from app.access.caller import OPERATOR, Caller
-from app.audio.decode import Limits, Receipt, decode
+from app.audio.decode import Limits, Receipt
+from app.audio.pool import Decoder, DecodingPool, preload
 from app.engine.engine import Engine
 from app.engine.grammar import Grammar
 from app.engine.heads import Heads
@@ -25,7 +27,7 @@ from app.engine.memory import plan_memory
 from app.engine.request import Done, Event, Failed, Request, Sampling, Share, Token
 from app.errors import BadRequest
 from app.model.base import LoadedModel, load, pick_device, pick_dtype
-from app.model.features import Clip, FeatureExtractor
+from app.model.features import Clip, ClipReader, FeatureExtractor
 from app.model.grammar import Grammars
 from app.model.prompt import Message, PromptRenderer
 from app.model.random_weights import RANDOM, random_weights
@@ -41,6 +43,7 @@ BASE = "base"
 # The engine's thread lets go of the interpreter's lock at every tensor operation; with Python's own 5 ms it
 # would wait that long each time to get it back from threads that prepare recordings.
 SWITCH_S = 1e-5
+MOST_DECODERS = 8
 DEFAULT_PROMPT = "Transcribe the audio."
 
 
@@ -53,6 +56,10 @@ class Service:
         self.registry = VisibleRegistry(registry, OPERATOR)
         self.engine = engine
         self.features = FeatureExtractor(loaded.processor, settings.long_audio)
+        limits = Limits(settings.max_audio_seconds, settings.max_upload_mb << 20, settings.max_decode_seconds)
+        cpu_seconds = 3 * settings.max_decode_seconds  # the features and what cuts a recording come on top
+        self.clip_readers = DecodingPool(ClipReader(self.features, limits), decoders(settings), cpu_seconds)
+        self.decoders = DecodingPool(Decoder(self.features.sample_rate, limits), 1, cpu_seconds)
         self.prompts = PromptRenderer(loaded.processor)
         vocabulary = loaded.model.config.get_text_config().vocab_size
         self.grammars = Grammars(loaded.processor, vocabulary, self.prompts.eos_ids)
@@ -63,6 +70,7 @@ class Service:
     @classmethod
     def open(cls, settings: Settings) -> "Service":
         """Load the model, open the registry, start the engine."""
+        preload()
         device = pick_device(settings.device)
         dtype = pick_dtype(settings.dtype, device)
         if settings.model.startswith(RANDOM):
@@ -95,7 +103,9 @@ class Service:
             log.info("warm; %.1f of %.1f GB free for adapters and the work itself", free / 1e9, whole / 1e9)
         if isinstance(registry, SharedRegistry):
             registry.on_unload = lambda names: _free(engine, names)
-        return cls(settings, loaded, registry, engine)
+        service = cls(settings, loaded, registry, engine)
+        service.clip_readers.start()
+        return service
 
     def seen_by(self, caller: Caller) -> "Service":
         """The same service with the adapters that this caller sees, and its tenant's selection."""
@@ -154,6 +164,8 @@ class Service:
         """Let running requests end within the drain time, then stop."""
         self.engine.drain(self.settings.drain_seconds)
         self.engine.close()
+        self.clip_readers.close()
+        self.decoders.close()
 
     def hear(self, data: bytes, filename: str | None = None) -> tuple[Receipt, list[Clip]]:
         """Decode a recording and cut it into clips. Blocking: run it on a worker thread.
@@ -161,14 +173,10 @@ class Service:
         What is kept of encoded clips is the tenant's own: another's answer is never the quicker for it.
         Raises AudioError, TooLarge or BadRequest.
         """
-        limits = Limits(
-            self.settings.max_audio_seconds, self.settings.max_upload_mb << 20, self.settings.max_decode_seconds
-        )
-        recording = decode(data, rate=self.features.sample_rate, limits=limits, filename=filename)
-        tenant = self.registry.caller.tenant
-        clips = [replace(clip, key=f"{tenant or ''}:{clip.key}") for clip in self.features.clips(recording)]
-        heard = len(recording.samples) / recording.sample_rate
-        return replace(recording.receipt, seconds_used=round(heard, 3)), clips
+        receipt, packed = self.clip_readers.run(data, filename)
+        tenant = self.registry.caller.tenant or ""
+        clips = [clip.unpack(self.features) for clip in packed]
+        return receipt, [replace(clip, key=f"{tenant}:{clip.key}") for clip in clips]
 
     def shares(self, adapter: str | None) -> tuple[Share, ...]:
         """The adapters behind what a request names: a name, `base`, a mix `a:0.7,b:0.3`, or the active one.
@@ -316,6 +324,11 @@ def read_audio(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def decoders(settings: Settings) -> int:
+    """Processes that decode recordings: one per core, few enough to leave the engine's thread its own."""
+    return settings.cpu_threads or min(MOST_DECODERS, os.cpu_count() or 1)
 
 
 def _limits(settings: Settings) -> EngineLimits:

@@ -12,14 +12,13 @@ from pydantic import BaseModel, Field
 
 from app.api.jobs import Identity
 from app.api.problems import documented
-from app.api.state import JobRunner, State
-from app.audio.decode import Limits, decode
+from app.api.state import JobRunner, Ready, State
 from app.errors import NotFound
 from app.jobs.dataset import known_datasets
 from app.jobs.job import Job
+from app.service import Service
 
 router = APIRouter(tags=["training"])
-RATE = 16_000  # Hz, of what is sent back: as the encoder hears it
 WAV: dict[int | str, dict[str, Any]] = {200: {"description": "The recording", "content": {"audio/wav": {}}}}
 
 
@@ -52,6 +51,7 @@ def list_datasets(state: State) -> DatasetList:
 async def read_recording(
     id: Identity,
     jobs: JobRunner,
+    service: Ready,
     state: State,
     name: Annotated[str, Query(description="as `recordings` of the gate's report names it", examples=["clips/a.wav"])],
 ) -> Response:
@@ -60,9 +60,8 @@ async def read_recording(
     `curl -O 'localhost:8000/training/jobs/20261124-101500-1f2e3d4c/recording?name=clips/a.wav'`
     """
     job = await to_thread.run_sync(jobs.get, id)
-    limits = Limits(state.settings.max_audio_seconds, state.settings.max_upload_mb << 20)
     file = await to_thread.run_sync(_reported, job, name, state.settings.dataset_roots)
-    data = await to_thread.run_sync(_as_wav, file, limits, limiter=state.ears)
+    data = await to_thread.run_sync(_as_wav, service, file, limiter=state.ears)
     return Response(data, media_type="audio/wav")
 
 
@@ -84,9 +83,9 @@ def _reported(job: Job, name: str, roots: Sequence[Path]) -> Path:
     raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
 
 
-def _as_wav(file: Path, limits: Limits) -> bytes:
+def _as_wav(service: Service, file: Path) -> bytes:
     """Raises AudioError or TooLarge."""
-    recording = decode(file.read_bytes(), rate=RATE, limits=limits, filename=file.name)
+    recording = service.decoders.run(file.read_bytes(), file.name)
     memory = io.BytesIO()
     soundfile.write(memory, recording.samples, recording.sample_rate, format="WAV", subtype="PCM_16")
     return memory.getvalue()

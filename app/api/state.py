@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -23,11 +22,10 @@ from app.jobs.memory import shortage_on
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
 from app.jobs.visible import VisibleJobs
-from app.service import Service
+from app.service import Service, decoders
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
-MOST_EARS = 4  # more threads hear no faster, they wait for the interpreter's lock, and the engine's thread with them
 
 
 class AppState:
@@ -46,7 +44,7 @@ class AppState:
         self.jobs_failure = ""
         self.on_failure: Callable[[], None] = lambda: None
         self.draining = False
-        self.ears = CapacityLimiter(settings.cpu_threads or min(MOST_EARS, os.cpu_count() or 1))
+        self.ears = CapacityLimiter(decoders(settings))
         self.compilers = CapacityLimiter(self.ears.total_tokens)
         self.preparing = 0
         self.metrics = Metrics()

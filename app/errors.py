@@ -4,6 +4,7 @@ OvertoneError
 ├── BadRequest                 422  a field is wrong; the message says which and what would do
 │   ├── PromptTooLong          422
 │   ├── AdapterRejected        422  validation refused the adapter
+│   ├── ModelRejected          422  the base model's files cannot be served as they are
 │   └── DatasetError           422  rows of a data set cannot be used
 ├── AudioError                 415  not audio, or audio that cannot be used
 ├── TooLarge                   413  body, clip, archive or seconds beyond the limit
@@ -61,6 +62,19 @@ class AdapterRejected(BadRequest):
     def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
         self.problems = list(problems)
         super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
+
+
+class ModelRejected(BadRequest):
+    """The base model's files are damaged, incomplete or another model's.
+
+    ``reason`` names file and tensor, and no path: it is told to clients, the whole message to the operator.
+    """
+
+    code = "model_rejected"
+
+    def __init__(self, reason: str, model: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(reason if model is None else f"The model {model} cannot be used: {reason}")
 
 
 class DatasetError(BadRequest):

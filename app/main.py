@@ -26,7 +26,7 @@ from app.api.problems import Faults
 from app.api.request_ids import RequestIds
 from app.api.state import AppState, stop
 from app.api.traces import TraceRequests, Traces
-from app.errors import NotReady
+from app.errors import NotReady, OvertoneError
 from app.settings import Settings
 
 TITLE = "Overtone"
@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; running requests may end within `drain_seconds`.
 
-    Raises NotReady when the model cannot be loaded.
+    Raises NotReady when the model cannot be loaded, ModelRejected and its kin when that is explained.
     """
     logs.configure(settings.log_format)
     app = create_app(settings)
@@ -130,6 +130,8 @@ def serve(settings: Settings) -> None:
     server = _Server(config, state)
     state.on_failure = server.stop
     server.run()
+    if isinstance(state.failure, OvertoneError):
+        raise state.failure
     if state.failure is not None:
         raise NotReady(f"The model {settings.model!r} could not be loaded: {state.failure}") from state.failure
 

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from app.errors import BadRequest
 from app.model.base import part_of
+from app.model.config import on_meta, read_config
 from app.model.random_weights import FULL_SIZE, config_of
 from training.adapt import PROJECTOR
 from training.options import TrainOptions
@@ -98,17 +97,14 @@ def _adapted(name: str, model: str, changes: dict[str, Any]) -> Count:
 
 
 def _on_meta(model: str) -> Any:
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
-
     if model in FULL_SIZE:
         config = config_of(FULL_SIZE[model])
     elif Path(model).is_dir():
-        config = Qwen2AudioConfig.from_pretrained(model)
+        config = read_config(Path(model))
     else:
         known = ", ".join(FULL_SIZE)
         raise BadRequest(f"The dimensions of {model!r} are not shipped; give a model's folder, or one of: {known}.")
-    with torch.device("meta"):
-        return Qwen2AudioForConditionalGeneration(config).requires_grad_(False)
+    return on_meta(config).requires_grad_(False)
 
 
 def write_dimensions(found: Dimensions, folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from app.errors import BadRequest, DatasetError, OvertoneError
-from app.model.base import LoadedModel, load, pick_dtype
+from app.model.base import LoadedModel, load, pick_dtype, processor_of
 from app.model.features import FeatureExtractor
 from app.model.prompt import PromptRenderer
 from app.registry.adapter import Adapter, check_name
@@ -89,22 +89,14 @@ class Run:
 
     @cached_property
     def processor(self) -> Any:
-        from transformers import AutoProcessor
-
-        try:
-            return AutoProcessor.from_pretrained(self.settings.model)
-        except (OSError, ValueError) as error:
-            raise BadRequest(f"The model {self.settings.model!r} cannot be read: {error}") from None
+        return processor_of(self.settings.model)
 
     @cached_property
     def loaded(self) -> LoadedModel:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        try:
-            return load(self.settings.model, self.device, pick_dtype(self.settings.dtype, self.device))
-        except OSError as error:
-            raise BadRequest(f"The model {self.settings.model!r} cannot be read: {error}") from None
+        return load(self.settings.model, self.device, pick_dtype(self.settings.dtype, self.device))
 
     @cached_property
     def hearing(self) -> Hearing:

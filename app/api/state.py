@@ -16,7 +16,7 @@ from app.access.meter import Meter
 from app.api.journal import Journal
 from app.api.metrics import Metrics
 from app.api.tickets import Desk, Outbox
-from app.errors import DeviceLost, NotReady, OvertoneError
+from app.errors import DeviceLost, ModelRejected, NotReady, OvertoneError
 from app.jobs.command import training_command
 from app.jobs.memory import shortage_on
 from app.jobs.runner import Jobs
@@ -59,7 +59,10 @@ class AppState:
         try:
             service = await asyncio.to_thread(Service.open, self.settings)
         except Exception as error:
-            log.exception("the service could not be opened")
+            if isinstance(error, OvertoneError):  # its words say what to do; a traceback would hide them
+                log.error("the service could not be opened: %s", error)
+            else:
+                log.exception("the service could not be opened")
             self.failure = error
             self.on_failure()
         else:
@@ -127,10 +130,12 @@ class AppState:
 
         Raises NotReady while it loads, when it failed, and while it drains; DeviceLost when the device is.
         """
-        if self.draining:
-            raise NotReady("The server is shutting down; try again in a moment.")
+        if isinstance(self.failure, ModelRejected):
+            raise NotReady(f"The model could not be loaded: {self.failure.reason}")
         if self.failure is not None:
             raise NotReady("The model could not be loaded; the server's log tells why.")
+        if self.draining:
+            raise NotReady("The server is shutting down; try again in a moment.")
         if self.service is None:
             raise NotReady("The model is still being loaded; try again in a moment.")
         if self.service.engine.lost:

@@ -76,17 +76,14 @@ def generate(
 
 @contextmanager
 def _service(settings: "Settings") -> Iterator["Service"]:
-    """A service for one question, closed afterwards. Raises BadRequest when the model cannot be read."""
+    """A service for one question, closed afterwards. Raises ModelRejected when the model cannot be used."""
     from transformers.utils import logging
 
     from app.service import Service
 
     logging.disable_progress_bar()
     with err.status(f"Loading {Path(settings.model).name} …"):
-        try:
-            service = Service.open(settings)
-        except OSError as error:
-            raise BadRequest(f"The model {settings.model!r} cannot be loaded: {error}") from None
+        service = Service.open(settings)
     try:
         yield service
     finally:

@@ -72,9 +72,9 @@ def _complain(message: str, problems: Sequence[str]) -> None:
     """The error in red, with the reasons of a refused adapter one by one."""
     if problems:
         message = message.partition(f": {problems[0]}")[0] + ":"
-    err.print(Text.assemble(("error ", "bold red"), (message, "red")))
+    err.print(Text.assemble(("error ", "bold red"), (message, "red")), soft_wrap=True)
     for problem in problems:
-        err.print(Text(f"  - {problem}", "red"))
+        err.print(Text(f"  - {problem}", "red"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

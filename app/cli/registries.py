@@ -67,10 +67,7 @@ class Folder:
         from app.model.base import spec_of
         from app.registry.shared import open_registry
 
-        try:
-            spec = spec_of(settings.model)
-        except OSError as error:
-            raise BadRequest(f"The model {settings.model!r} cannot be read: {error}") from None
+        spec = spec_of(settings.model)
         self.place = str(settings.adapters)
         self._settings = settings
         self._registry = open_registry(

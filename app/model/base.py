@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from app.errors import BadRequest
+from app.model.checkpoint import open_checkpoint, refusing
+from app.model.loaded_weights import check_loading, check_weights
+from app.model.processor import load_processor
 
 Part = Literal["audio_tower", "projector", "language_model"]
 _SAMPLE_BYTES = 4096
@@ -90,49 +93,58 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
 def load(source: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load model and processor from a local folder or the Hub.
 
-    Raises OSError when ``source`` is neither, with transformers' own explanation.
+    Raises ModelRejected when ``source`` is neither, or its files are damaged, incomplete or of another model: names
+    and shapes are checked before any weight is read, values afterwards.
     """
-    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+    from transformers import Qwen2AudioForConditionalGeneration
 
-    processor = AutoProcessor.from_pretrained(source)
-    if device.type == "cuda":
-        _reserve(source, device, dtype)
-    model = Qwen2AudioForConditionalGeneration.from_pretrained(source, dtype=dtype, device_map=device)
+    checkpoint = open_checkpoint(source)
+    with refusing(checkpoint.name):
+        processor = load_processor(checkpoint.folder, checkpoint.config)
+        if device.type == "cuda":
+            _reserve(checkpoint.modules, device, dtype)
+        model, info = Qwen2AudioForConditionalGeneration.from_pretrained(
+            str(checkpoint.folder), dtype=dtype, device_map=device, use_safetensors=True, output_loading_info=True
+        )
+        check_loading(info)
+        check_weights(model, checkpoint.tensors)
+    model.name_or_path = model.config.name_or_path = source  # what PEFT writes into adapters: not the cache's folder
     model.eval().requires_grad_(False)
-    folder = Path(source) if Path(source).is_dir() else _snapshot(source)
-    name = folder.name if Path(source).is_dir() else source
-    return LoadedModel(model, processor, describe(model, name, checkpoint_fingerprint(folder)))
+    return LoadedModel(model, processor, describe(model, checkpoint.name, checkpoint_fingerprint(checkpoint.folder)))
 
 
-def _reserve(source: str, device: torch.device, dtype: torch.dtype) -> None:
+def processor_of(source: str) -> Any:
+    """The processor of a model that is not loaded, whose files are checked all the same. Raises ModelRejected."""
+    checkpoint = open_checkpoint(source)
+    with refusing(checkpoint.name):
+        return load_processor(checkpoint.folder, checkpoint.config)
+
+
+def _reserve(modules: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Have PyTorch hold memory for each weight by itself.
 
     transformers reserves one piece for all; what is freed in its middle, as when projections are joined, never
     comes back to the device (3 GB at 7B). It takes what is reserved already, if that is enough.
     """
-    blocks = [
-        parameter.new_empty(parameter.shape, device=device, dtype=dtype) for parameter in _shapes(source).parameters()
-    ]
+    blocks = [parameter.new_empty(parameter.shape, device=device, dtype=dtype) for parameter in modules.parameters()]
     del blocks
 
 
 def spec_of(source: str) -> BaseSpec:
     """The spec of a model without loading it: shapes from its configuration, fingerprint from its files.
 
-    Raises OSError when ``source`` is no local folder and no model that was downloaded from the Hub.
+    Raises ModelRejected as `load` does, and for a Hub model that was not downloaded.
     """
-    model = _shapes(source)
-    folder = Path(source) if Path(source).is_dir() else _snapshot(source)
-    name = folder.name if Path(source).is_dir() else source
-    return describe(model, name, checkpoint_fingerprint(folder))
+    checkpoint = open_checkpoint(source, download=False)
+    return describe(checkpoint.modules, checkpoint.name, checkpoint_fingerprint(checkpoint.folder))
 
 
 def empty_model(source: str) -> Any:
     """The modules of a model with weights that were never written: PEFT may be put around them, nothing may run.
 
-    Memory that is not written takes no place, so this is cheap at any size. Raises OSError as `spec_of` does.
+    Memory that is not written takes no place, so this is cheap at any size. Raises ModelRejected as `spec_of` does.
     """
-    return _shapes(source).float().to_empty(device="cpu").requires_grad_(False)
+    return open_checkpoint(source, download=False).modules.float().to_empty(device="cpu").requires_grad_(False)
 
 
 def describe(model: nn.Module, name: str, fingerprint: str) -> BaseSpec:
@@ -182,19 +194,3 @@ def weight_checksums(model: nn.Module) -> Iterator[str]:
 def combine_checksums(lines: Iterator[str] | list[str]) -> str:
     """The fingerprint of the resident weights: sha256 over `weight_checksums`."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _shapes(source: str) -> Any:
-    """The modules of a model on the device `meta`, that is, without weights."""
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
-
-    config = Qwen2AudioConfig.from_pretrained(source)
-    with torch.device("meta"):
-        return Qwen2AudioForConditionalGeneration(config)
-
-
-def _snapshot(repository: str) -> Path:
-    """Folder of a Hub model that `from_pretrained` has already downloaded."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(repository, local_files_only=True, allow_patterns=["*.safetensors", "*.json"]))

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from app.errors import BadRequest
+from app.errors import BadRequest, ModelRejected
 from app.model.base import LoadedModel, describe
 
 # Qwen/Qwen2-Audio-7B-Instruct's config.json; the audio side's are the configuration class's defaults
@@ -41,7 +41,7 @@ def config_of(size: str, **fields: Any) -> Any:
 def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """A model of `SIZES[size]` on ``device``; text goes through the tokenizer of the model ``tokenizer_from``.
 
-    Raises BadRequest for a size that is not known.
+    Raises BadRequest for a size that is not known, ModelRejected for a tokenizer that cannot be read.
     """
     if size not in SIZES:
         raise BadRequest(f"There are no dimensions named {size!r}; known: {', '.join(SIZES)}.")
@@ -52,7 +52,11 @@ def random_weights(size: str, tokenizer_from: str, device: torch.device, dtype: 
         WhisperFeatureExtractor,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise errors of many kinds
+        why = " ".join(str(error).split())[:200]
+        raise ModelRejected(f"The tokenizer of {tokenizer_from} cannot be read: {why}") from None
     audio_token = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
     config = config_of(size, audio_token_id=audio_token, audio_token_index=audio_token)
     extractor = WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins, chunk_length=30)

@@ -76,7 +76,8 @@ async def test_a_model_that_cannot_be_loaded(
         response = await client.get("/ready")
         assert response.status_code == 503
         assert "could not be loaded" in response.json()["detail"]
-        assert "empty" not in response.text
+        assert "there is no config.json" in response.json()["detail"]
+        assert str(tmp_path) not in response.text  # anybody may ask
     assert "could not be opened" in caplog.text
 
 

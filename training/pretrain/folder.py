@@ -20,6 +20,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from app.model.checkpoint import open_checkpoint
 from training.pretrain.corpus import Line
 from training.pretrain.tasks import TASKS
 from training.pretrain.wording import NATO, spell_nato
@@ -99,7 +100,8 @@ def save(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcess
 
 
 def load(source: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
-    """Read a folder, in fp32."""
+    """Read a folder, in fp32. Raises ModelRejected for a damaged one."""
+    open_checkpoint(str(source))
     model = Qwen2AudioForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
     return model, Qwen2AudioProcessor.from_pretrained(source)
 

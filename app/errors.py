@@ -6,6 +6,7 @@ OvertoneError
 │   ├── AdapterRejected        422  validation refused the adapter
 │   ├── ModelRejected          422  the base model's files cannot be served as they are
 │   └── DatasetError           422  rows of a data set cannot be used
+├── HostRefused                400  asked under a name that is not this server's
 ├── AudioError                 415  not audio, or audio that cannot be used
 ├── TooLarge                   413  body, clip, archive or seconds beyond the limit
 ├── UploadStalled              408  the client stopped sending in the middle of its body
@@ -86,6 +87,17 @@ class DatasetError(BadRequest):
         found = list(problems)
         self.problems = found[:10] + ([f"and {len(found) - 10} more"] if len(found) > 10 else [])
         super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
+
+
+class HostRefused(OvertoneError):
+    status = 400
+    code = "host_not_allowed"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This server is not known as {host[:80]!r}; without keys, that keeps pages of other sites away. The "
+            "operator can add the name to OVERTONE_ALLOWED_HOSTS, or set keys."
+        )
 
 
 class AudioError(OvertoneError):

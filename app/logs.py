@@ -21,6 +21,13 @@ def configure(style: Literal["text", "json"]) -> None:
         logging.getLogger(loud).setLevel(logging.WARNING)
 
 
+def printable(text: str) -> str:
+    """The text with control characters, line ends and what steers a terminal written as escapes, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class TextFormatter(logging.Formatter):
     """`2026-11-24 10:15:00,123 INFO overtone.access [5f0c6a1d9d3e4c5b]: …`."""
 
@@ -30,7 +37,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         identity = getattr(record, "request_id", None)
         record.bracketed = f" [{identity}]" if identity else ""
-        return super().format(record)
+        # line by line: a message is one line, and those of a traceback are indented, so that nothing passes for a line
+        text = super().format(record)
+        first, *trace = text.split("\n") if record.exc_info or record.stack_info else [text]
+        return "\n".join([printable(first), *(f"  {printable(line)}" for line in trace)])
 
 
 class JsonFormatter(logging.Formatter):

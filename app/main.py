@@ -19,10 +19,12 @@ from app.api import adapters, classify, compare, datasets, generate, health, job
 from app.api.access_log import AccessLog
 from app.api.auth import Guard
 from app.api.headers import DOCS, SecurityHeaders
+from app.api.hosts import AllowedHosts
 from app.api.limits import BodyLimit
 from app.api.metrics import CountResponses
 from app.api.openai import chat, models, transcriptions
 from app.api.problems import Faults
+from app.api.protocol import BoundedProtocol
 from app.api.request_ids import RequestIds
 from app.api.state import AppState, stop
 from app.api.traces import TraceRequests, Traces
@@ -88,7 +90,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(SecurityHeaders, title=TITLE),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
-            Middleware(Guard, keyring=state.keyring, meter=state.meter),
+            Middleware(AllowedHosts, allowed=settings.allowed_hosts, guarded=state.keyring.guarded_for_all),
+            Middleware(Guard, keyring=state.keyring, meter=state.meter, requests=state.requests),
             Middleware(BodyLimit, settings=settings),
         ],
     )
@@ -121,7 +124,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         log_config=None,
         access_log=False,  # `AccessLog` tells more

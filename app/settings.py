@@ -71,20 +71,33 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    allowed_hosts: Names = Field(
+        (), description="names under which clients reach the server, such as audio.example.com, *.lan or *"
+    )
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
     admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
     keys_file: Path | None = Field(None, description="keys with scopes, tenants and limits; see `overtone keys`")
 
-    @field_validator("adapter_roots", "adapter_sources", "dataset_roots", "api_keys", "admin_keys", mode="before")
+    @field_validator(
+        "adapter_roots", "adapter_sources", "dataset_roots", "allowed_hosts", "api_keys", "admin_keys", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("keys_file", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if value == "" else value
+
     def for_children(self) -> dict[str, str]:
-        """The environment of a child process: this one's, on the same device, without the keys."""
-        secret = {"OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"}
+        """The environment of a child process: this one's, on the same device, without the keys.
+
+        They are there and empty, since a child reads `.env` as well, where they may stand.
+        """
+        secret = dict.fromkeys(("OVERTONE_API_KEYS", "OVERTONE_ADMIN_KEYS", "OVERTONE_KEYS_FILE"), "")
         kept = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         shared = {"OVERTONE_SHARED_ADAPTERS": self.shared_adapters} if self.shared_adapters else {}
-        return kept | shared | {"OVERTONE_DEVICE": self.device}
+        return kept | secret | shared | {"OVERTONE_DEVICE": self.device}

@@ -31,6 +31,7 @@ class Keyring:
         else:
             self.anonymous = Caller("anonymous", users)
         self.guarded = bool(api_keys or admin_keys or file)
+        self._complaint = ""
 
     def find(self, key: str) -> Caller | None:
         """The caller whose key this is. All digests are compared, in constant time each: time tells nothing."""
@@ -38,22 +39,38 @@ class Keyring:
         found = [caller for known, caller in (*self._plain, *self._filed) if hmac.compare_digest(asked, known)]
         return found[0] if found else None
 
-    def refresh(self) -> None:
-        """Read the keys file again if it changed; one that cannot be read leaves the keys as they are. Blocking."""
+    @property
+    def guarded_for_all(self) -> bool:
+        """Whether nobody may do anything without a key."""
+        return not self.anonymous.scopes
+
+    def refresh(self) -> set[str]:
+        """Read the keys file again if it changed; the ids of keys that are gone, or may do less or other things.
+
+        A file that cannot be read leaves the keys as they are, and is tried again at each call. Blocking.
+        """
         stamp = _stamp(self._file)
         if stamp == self._seen:
-            return
-        self._seen = stamp
+            return set()
         try:
-            self._filed = self._read()
+            fresh = self._read()
         except BadRequest as error:
-            log.error("the keys stay as they were: %s", error)
-        else:
-            log.info("the keys file was read: %d keys", len(self._filed))
+            if str(error) != self._complaint:
+                log.error("the keys stay as they were, and the file is tried again: %s", error)
+            self._complaint = str(error)
+            return set()
+        before, self._filed, self._seen, self._complaint = self._filed, fresh, stamp, ""
+        log.info("the keys file was read: %d keys", len(fresh))
+        kept = {(known, _rights(caller)) for known, caller in fresh}
+        return {caller.key for known, caller in before if (known, _rights(caller)) not in kept}
 
     def _read(self) -> list[tuple[str, Caller]]:
         records = read_keys(self._file) if self._file else []
         return [(record.sha256, record.caller()) for record in records]
+
+
+def _rights(caller: Caller) -> tuple[object, ...]:
+    return caller.key, caller.scopes, caller.tenant, caller.adapters
 
 
 def _stamp(file: Path | None) -> tuple[int, int, int] | None:

@@ -199,12 +199,16 @@ def download_adapter(name: Name, service: Ready) -> StreamingResponse:
 
 
 @router.post("/unload", responses=documented(400, 401, 403, 404, 422, 503))
-def unload(service: Ready, body: Annotated[UnloadBody | None, Body()] = None) -> Unloaded:
+async def unload(state: State, service: Ready, body: Annotated[UnloadBody | None, Body()] = None) -> Unloaded:
     """Back to the base model: no adapter is active, the slots are free: `curl -X POST localhost:8000/unload`.
 
     Running requests end on what they began with; a slot in use is freed once it is no longer wanted.
     """
-    freed, fingerprint = service.unload((body or UnloadBody()).adapter)
+    return await to_thread.run_sync(_unload, service, (body or UnloadBody()).adapter, limiter=state.unloads)
+
+
+def _unload(service: Service, name: str | None) -> Unloaded:
+    freed, fingerprint = service.unload(name)
     return Unloaded(
         active=service.active,
         freed=freed,

@@ -3,13 +3,16 @@
 from typing import Literal
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.caller import Caller
 from app.access.caller import Scope as KeyScope
 from app.access.keyring import Keyring
 from app.access.meter import Meter
-from app.api.problems import problem_response
+from app.api.open_requests import OpenRequests, Revoked
+from app.api.openai.errors import error_body, is_openai
+from app.api.problems import problem_of, problem_response
+from app.api.sse import event, message
 from app.errors import Forbidden, OvertoneError, Unauthorized
 
 OPEN = frozenset({"/health", "/ready"})
@@ -37,10 +40,11 @@ def scope_of(method: str, path: str) -> KeyScope | Literal["any"] | None:
 class Guard:
     """ASGI middleware: finds the caller (`request.state.caller`), or refuses with 401, 403 or 429."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, meter: Meter) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, meter: Meter, requests: OpenRequests) -> None:
         self._app = app
         self._keyring = keyring
         self._meter = meter
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -52,6 +56,14 @@ class Guard:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         needed = scope_of(scope["method"], path)
         passed_on = False
+        kind: str | None = None  # of the answer, once it has begun
+
+        async def watching_send(message: Message) -> None:
+            nonlocal kind
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+            await send(message)
+
         try:
             caller = self._caller(Headers(scope=scope), needed)
             _check(caller, needed, path)
@@ -64,11 +76,15 @@ class Guard:
                 return
             with self._meter.admitted(caller):
                 passed_on = True
-                await self._app(scope, receive, send)
+                async with self._requests.of(caller.key):
+                    await self._app(scope, receive, watching_send)
         except OvertoneError as error:
-            if passed_on:
+            if kind is not None and kind.startswith("text/event-stream") and isinstance(error, Revoked):
+                await send({"type": "http.response.body", "body": _last_event(error, scope)})
+            elif kind is not None or (passed_on and not isinstance(error, Revoked)):
                 raise
-            await problem_response(error, scope)(scope, receive, send)
+            else:
+                await problem_response(error, scope)(scope, receive, send)
 
     def _caller(self, headers: Headers, needed: str | None) -> Caller:
         """Raises Unauthorized for a key that is none, except where none is needed."""
@@ -77,6 +93,14 @@ class Guard:
         if caller is None and key is not None and needed is not None and self._keyring.guarded:
             raise Unauthorized("The key is not one of this server's keys.")
         return caller or self._keyring.anonymous
+
+
+def _last_event(error: OvertoneError, scope: Scope) -> bytes:
+    """What ends a stream of server-sent events early."""
+    if is_openai(scope["path"].removeprefix(scope.get("root_path", ""))):
+        return message(error_body(error)).encode()
+    problem = problem_of(error, scope.get("state", {}).get("request_id"))
+    return event("error", problem.model_dump(exclude_none=True)).encode()
 
 
 def _check(caller: Caller, needed: str | None, path: str) -> None:

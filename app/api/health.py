@@ -2,14 +2,17 @@
 
 from typing import Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from app import __version__
+from app.access.caller import Caller
 from app.api.problems import documented
 from app.api.state import State, Who
 from app.errors import DeviceLost
+from app.service import Service
 
 router = APIRouter(tags=["health"])
 
@@ -60,12 +63,16 @@ async def health(state: State) -> Health:
 
 
 @router.get("/ready", responses=documented(503))
-def ready(state: State, caller: Who) -> Readiness:
+async def ready(state: State, caller: Who) -> Readiness:
     """Can requests be answered? 503 while the model is loaded and while the server drains; needs no key.
 
     Where keys are needed, a key shows how much is going on as well.
     """
     service = state.ready().seen_by(caller)
+    return await to_thread.run_sync(_readiness, service, caller, limiter=state.probes)
+
+
+def _readiness(service: Service, caller: Caller) -> Readiness:
     known, whole = bool(caller.scopes), bool(caller.scopes) and caller.sees_all
     engine, loaded = service.engine, service.loaded
     memory = engine.memory
@@ -94,6 +101,7 @@ METRICS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", response_class=Response, responses=METRICS | documented(401, 403))
-def metrics(state: State) -> Response:
+async def metrics(state: State) -> Response:
     """Counters, gauges and histograms in Prometheus' text format. They name all adapters: for keys of no tenant."""
-    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    text = await to_thread.run_sync(state.metrics.text, limiter=state.probes)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

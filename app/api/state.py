@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from app.access.keyring import Keyring
 from app.access.meter import Meter
 from app.api.journal import Journal
 from app.api.metrics import Metrics
+from app.api.open_requests import OpenRequests
 from app.api.tickets import Desk, Outbox
 from app.errors import DeviceLost, ModelRejected, NotReady, OvertoneError
 from app.jobs.command import training_command
@@ -26,6 +27,8 @@ from app.service import Service, decoders
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
+# Worker threads of their own for what must not wait for others' requests, and for what would keep others waiting
+MOST_PROBES, MOST_UNLOADS = 4, 4
 
 
 class AppState:
@@ -51,6 +54,9 @@ class AppState:
         self.outbox: Outbox  # from `run` on, when there is a loop
         self.keyring = Keyring(settings.api_keys, settings.admin_keys, settings.keys_file)
         self.meter = Meter()
+        self.requests = OpenRequests()
+        self.probes = CapacityLimiter(MOST_PROBES)
+        self.unloads = CapacityLimiter(MOST_UNLOADS)
         self.journal = Journal()
         self.begun = time.monotonic()
 
@@ -87,21 +93,28 @@ class AppState:
 
     async def watch(self) -> None:
         """Look at the keys file and the registry now and then; neither waits for the other."""
-        await asyncio.gather(self._watch(self.keyring.refresh), self._watch(self._look_at_registry))
+        await asyncio.gather(self._watch(self._look_at_keys), self._watch(self._look_at_registry))
 
-    async def _watch(self, look: Callable[[], object]) -> None:
+    async def _watch(self, look: Callable[[], Awaitable[object]]) -> None:
         """An error is logged and the watch goes on."""
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
-                await asyncio.to_thread(look)
+                await look()
             except Exception:
                 log.exception("a look at files or a store failed")
 
-    def _look_at_registry(self) -> None:
+    async def _look_at_keys(self) -> None:
+        """What a key asked for ends with the key."""
+        self.requests.end(await asyncio.to_thread(self.keyring.refresh))
+
+    async def _look_at_registry(self) -> None:
         if self.service is not None:
-            self.service.registry.refresh()
-            self.journal.look(self.service, self.jobs)
+            await asyncio.to_thread(self._refresh, self.service)
+
+    def _refresh(self, service: Service) -> None:
+        service.registry.refresh()
+        self.journal.look(service, self.jobs)
 
     async def run(self) -> None:
         """Open, then watch until cancelled."""
@@ -166,7 +179,8 @@ async def stop(task: "asyncio.Task[None]") -> None:
         await task
 
 
-def _state(request: Request) -> AppState:
+# The dependencies are coroutines: FastAPI runs others on worker threads, and probes would wait for a free one
+async def _state(request: Request) -> AppState:
     state: AppState = request.app.state.overtone
     return state
 
@@ -174,7 +188,7 @@ def _state(request: Request) -> AppState:
 State = Annotated[AppState, Depends(_state)]
 
 
-def caller_of(request: Request) -> Caller:
+async def caller_of(request: Request) -> Caller:
     """Who asks, as `Guard` found it."""
     caller: Caller = request.state.caller
     return caller
@@ -183,14 +197,14 @@ def caller_of(request: Request) -> Caller:
 Who = Annotated[Caller, Depends(caller_of)]
 
 
-def _service(state: State, caller: Who) -> Service:
+async def _service(state: State, caller: Who) -> Service:
     return state.ready().seen_by(caller)
 
 
 Ready = Annotated[Service, Depends(_service)]
 
 
-def _jobs(state: State, service: Ready) -> VisibleJobs:
+async def _jobs(state: State, service: Ready) -> VisibleJobs:
     if state.jobs is None:
         raise NotReady(state.jobs_failure)
     return VisibleJobs(state.jobs, service.registry)

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.errors import Conflict, StorageError
@@ -24,6 +24,7 @@ from app.jobs.words import without_folders
 
 log = logging.getLogger(__name__)
 FILE = "job.json"
+OWNERS = 0o700  # recordings, and what they were trained to say, are nobody else's on this machine
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 
@@ -40,7 +41,7 @@ class JobStore:
         Raises Conflict when another service has it, StorageError when it cannot be written.
         """
         with _told_as_storage():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=OWNERS, parents=True, exist_ok=True)
             self._lock = os.open(self.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,6 +50,8 @@ class JobStore:
             raise Conflict("Another service runs the jobs in the folder of OVERTONE_JOBS; set another.") from None
         folders = [path for path in self.root.iterdir() if _ID.fullmatch(path.name)]
         for folder in folders:
+            with suppress(OSError):  # another user's, who can see to it
+                folder.chmod(OWNERS)
             if not (folder / FILE).exists():
                 shutil.rmtree(folder, ignore_errors=True)
         return sorted(filter(None, map(_read, folders)), key=lambda job: job.queued)
@@ -64,7 +67,9 @@ class JobStore:
         """A folder for a new job; its id. Gone at the end unless the job was saved. Raises StorageError."""
         identity = f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         with _told_as_storage():
-            (self.folder(identity) / "data").mkdir(parents=True)
+            self.root.mkdir(mode=OWNERS, parents=True, exist_ok=True)
+            self.folder(identity).mkdir(mode=OWNERS)
+            self.data(identity).mkdir()
         try:
             yield identity
         finally:

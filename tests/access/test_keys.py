@@ -1,5 +1,6 @@
 """Keys at rest, their callers, and their limits."""
 
+import errno
 import json
 import os
 import stat
@@ -78,6 +79,48 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path)
     file.unlink()
     ring.refresh()
     assert ring.find(other).key == two.id
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_later(tmp_path, monkeypatch, caplog):
+    """As where the process has no file descriptor left at the moment of a revocation."""
+    file = tmp_path / "keys.json"
+    (key, one), (_, two) = record(), record()
+    write_keys(file, [one, two])
+    ring = Keyring(file=file)
+    write_keys(file, [two])
+
+    def fail(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        for _ in range(3):
+            assert ring.refresh() == set()
+    assert caplog.text.count("Too many open files") == 1
+    assert ring.find(key) is not None
+    assert ring.refresh() == {one.id}
+    assert ring.find(key) is None
+    assert ring.refresh() == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "ends"),
+    [
+        ({"scopes": ("adapters",)}, True),
+        ({"tenant": "acme"}, True),
+        ({"adapters": ("a*",)}, True),
+        ({"sha256": digest("another")}, True),
+        ({"name": "else"}, False),
+        ({"per_minute": 3}, False),
+    ],
+)
+def test_what_a_change_of_the_file_ends(tmp_path, changed, ends):
+    file = tmp_path / "keys.json"
+    (_, one), (_, two) = record(), record()
+    write_keys(file, [one])
+    ring = Keyring(file=file)
+    write_keys(file, [two, one.model_copy(update=changed)])
+    assert ring.refresh() == ({one.id} if ends else set())
 
 
 def test_plain_keys():

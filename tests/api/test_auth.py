@@ -1,15 +1,18 @@
 """Keys, scopes and open routes."""
 
+import asyncio
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.routing import BaseRoute
 
+from app.access.keys import KeyRecord, digest, new_key, write_keys
 from app.api.auth import scope_of
-from tests.api.conftest import Running
+from tests.api.conftest import Running, busy, until
 
 USER, ADMIN = {"Authorization": "Bearer user"}, {"X-API-Key": "admin"}
 ASK: dict[str, Any] = {"data": {"prompt": "hi", "max_new_tokens": "2"}}
@@ -89,6 +92,36 @@ async def test_every_route_but_the_open_ones_asks_for_a_key(running: Running) ->
                 continue
             assert scope_of(method, path) is not None, (method, path)
             assert (await client.request(method, path)).status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions"])
+async def test_a_revoked_key_ends_what_it_asked_for(running: Running, tmp_path: Path, path: str) -> None:
+    file, made = tmp_path / "keys.json", [new_key(), new_key()]
+    records = [KeyRecord(id=one, name="x", sha256=digest(key), scopes=("infer",)) for key, one in made]
+    write_keys(file, records)
+    ask: dict[str, Any] = {"data": {"prompt": "go on", "max_new_tokens": "900", "stream": "true"}}
+    if path.startswith("/v1"):
+        messages = [{"role": "user", "content": "go on"}]
+        ask = {"json": {"model": "base", "messages": messages, "max_tokens": 900, "stream": True}}
+    async with running(keys_file=file, max_context=2048) as client:
+        (gone, _), (stays, _) = made
+        answers = [asyncio.create_task(client.post(path, headers={"X-API-Key": key}, **ask)) for key in (gone, stays)]
+        whole = asyncio.create_task(client.post("/generate", headers={"X-API-Key": gone},
+                                                data={"prompt": "go on", "max_new_tokens": "900"}))  # fmt: skip
+        await busy(client)
+        write_keys(file, records[1:])
+        ended, other = await asyncio.gather(*answers)
+        assert "revoked" in ended.text.strip().rpartition("\n\n")[2]
+        assert "error" in ended.text.strip().rpartition("\n\n")[2]
+        assert "error" not in other.text
+        assert code(await whole) == (401, "unauthorized")
+        await until(lambda: idle(client))
+        assert (await client.get("/adapters", headers={"X-API-Key": gone})).status_code == 401
+
+
+async def idle(client: httpx.AsyncClient) -> bool:
+    told = (await client.get("/ready")).json()
+    return (told["running"], told["waiting"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

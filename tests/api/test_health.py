@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
@@ -150,3 +151,42 @@ async def test_every_route_is_documented(client: httpx.AsyncClient) -> None:
     form = told["paths"]["/generate"]["post"]["requestBody"]["content"]
     assert list(form) == ["multipart/form-data"]
     assert (await client.get("/docs")).status_code == 200
+
+
+async def test_probes_never_wait_for_others_requests(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 unloads, all of which wait for the engine, take no thread that a probe or another route needs."""
+    go_on, unload = threading.Event(), Service.unload
+
+    def slow(service: Service, name: str | None = None) -> tuple[list[str], str]:
+        go_on.wait(30)
+        return unload(service, name)
+
+    monkeypatch.setattr(Service, "unload", slow)
+    async with running() as client:
+        waiting = [asyncio.create_task(client.post("/unload")) for _ in range(200)]
+        try:
+            await asyncio.sleep(0.3)
+            async with asyncio.timeout(5):
+                for path in ("/health", "/ready", "/metrics", "/adapters"):
+                    assert (await client.get(path)).status_code == 200
+                await ask(client)
+        finally:
+            go_on.set()
+        assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_probes_need_no_worker_thread_of_others(running: Running) -> None:
+    """All of the threads that routes share are taken."""
+    go_on = threading.Event()
+    async with running() as client:
+        limiter = to_thread.current_default_thread_limiter()
+        taken = [asyncio.create_task(to_thread.run_sync(go_on.wait)) for _ in range(int(limiter.total_tokens) + 5)]
+        try:
+            await asyncio.sleep(0.1)
+            assert limiter.available_tokens == 0
+            async with asyncio.timeout(5):
+                for path in ("/health", "/ready", "/metrics"):
+                    assert (await client.get(path)).status_code == 200
+        finally:
+            go_on.set()
+        await asyncio.gather(*taken)

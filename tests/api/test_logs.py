@@ -61,3 +61,21 @@ async def test_text_lines_carry_the_request_too(running: Running, written: io.St
         await client.get("/adapters", headers={"X-Request-Id": "one-1"})
     (line,) = [line for line in written.getvalue().splitlines() if "overtone.access" in line]
     assert "INFO overtone.access [one-1]: GET /adapters 200 in" in line
+
+
+@pytest.mark.parametrize("written", ["text"], indirect=True)
+def test_nothing_in_a_message_forges_a_line_or_steers_a_terminal(written: io.StringIO) -> None:
+    forged = "2026-11-30 10:00:00,000 INFO overtone: forged"
+    odd = f"a\r{forged}\nb\n{forged}\x1b[31m\x9b2J\x85\u2028{forged}\u202e\ud800\x00 é 中 ok"
+    log = logging.getLogger("odd")
+    log.warning("got %s", odd)
+    try:
+        raise ValueError(odd)
+    except ValueError:
+        log.exception("failed for %s", odd)
+    lines = written.getvalue().split("\n")[:-1]
+    assert [line for line in lines if not line.startswith("  ")] == [lines[0], lines[1]]
+    assert len(written.getvalue().splitlines()) == len(lines)
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].endswith("\\x1b[31m\\x9b2J\\x85\\u2028" + forged + "\\u202e\\ud800\\x00 é 中 ok")
+    assert any("ValueError" in line for line in lines[2:])

@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from app.jobs.job import Job, Options, now
 from app.jobs.memory import needed, shortage, shortage_on
 from app.jobs.store import JobStore, tail
 from app.registry.entries import ArchiveLimits
+from app.settings import Settings
 
 LIMITS = ArchiveLimits(1000, 10, "OVERTONE_MAX_DATASET_MB")
 SEVEN_B = 16_794_000_000  # bytes of Qwen2-Audio-7B in bfloat16
@@ -128,3 +133,43 @@ def test_the_trainer_is_told_whose_the_adapter_is(tmp_path: Path) -> None:
     words = training_command(job, JobStore(tmp_path), tmp_path, "model")
     told = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
     assert options_of("d.csv", "x", "lora", {}, told, "").owner == "acme"
+
+
+def test_a_job_is_its_owners_alone(tmp_path: Path) -> None:
+    """Other users of the machine read neither recordings nor logs, also of folders that an older release made."""
+    before = os.umask(0o022)
+    try:
+        store = JobStore(tmp_path / "jobs")
+        store.open()
+        with store.draft() as identity:
+            job = Job(id=identity, options=Options(name="x"), dataset="d", created=now(), queued=now())
+            store.save(job)
+        places = [store.root, store.folder(identity)]
+        assert [stat.S_IMODE(place.stat().st_mode) for place in places] == [0o700, 0o700]
+        store.close()
+        store.folder(identity).chmod(0o755)
+        assert [one.id for one in JobStore(tmp_path / "jobs").open()] == [identity]
+        assert stat.S_IMODE(store.folder(identity).stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_trainer_has_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from the service's environment nor from the `.env` that both read; other settings it has."""
+    (tmp_path / ".env").write_text(
+        "OVERTONE_API_KEYS=one,two\nOVERTONE_ADMIN_KEYS=three\nOVERTONE_KEYS_FILE=keys.json\nOVERTONE_MAX_RANK=17\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OVERTONE_ADMIN_KEYS", "four")
+    service = Settings(device="cpu")
+    assert (service.api_keys, service.admin_keys, str(service.keys_file)) == (("one", "two"), ("four",), "keys.json")
+    script = (
+        "from training.cli import settings_of; told = settings_of(device='cpu'); "
+        "print(told.api_keys, told.admin_keys, told.keys_file, told.max_rank)"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=service.for_children() | {"PYTHONPATH": root}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == "() () None 17", done.stderr

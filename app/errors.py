@@ -75,7 +75,7 @@ class ModelRejected(BadRequest):
 
     def __init__(self, reason: str, model: str | None = None) -> None:
         self.reason = reason
-        super().__init__(reason if model is None else f"The model {model} cannot be used: {reason}")
+        super().__init__(reason if model is None else f"The model {model} could not be loaded: {reason}")
 
 
 class DatasetError(BadRequest):

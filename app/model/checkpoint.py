@@ -96,15 +96,15 @@ def _from_hub(repository: str, patterns: list[str], download: bool) -> Path:
         with on_disk("The cache of Hub models"):
             return Path(snapshot_download(repository, local_files_only=not download, allow_patterns=patterns))
     except (HFValidationError, NotADirectoryError):
-        raise ModelRejected("there is no such folder, and no model of the Hub has such a name.") from None
+        raise ModelRejected("it cannot be read: there is no such folder, and the Hub has no such names.") from None
     except LocalEntryNotFoundError:
         tried = "the Hub could not be reached" if download else "only downloaded models are described"
-        raise ModelRejected(f"it is no folder here, it was not downloaded before, and {tried}.") from None
+        raise ModelRejected(f"it cannot be read: no folder here, it was not downloaded before, {tried}.") from None
     except HfHubHTTPError as error:
         why = "the Hub does not know it, or asks for a token (`hf auth login`)"
         if error.response.status_code not in (401, 403, 404):
             why = f"the Hub answered {error.response.status_code}"
-        raise ModelRejected(f"it is no folder here, and {why}.") from None
+        raise ModelRejected(f"it cannot be read: no folder here, and {why}.") from None
 
 
 def _stored(folder: Path) -> list[StoredTensor]:

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from app.access.keys import KeyRecord, digest, new_key, write_keys
 from app.api.auth import scope_of
-from tests.api.conftest import Running, busy, until
+from tests.api.conftest import Running, until
 
 USER, ADMIN = {"Authorization": "Bearer user"}, {"X-API-Key": "admin"}
 ASK: dict[str, Any] = {"data": {"prompt": "hi", "max_new_tokens": "2"}}
@@ -108,20 +108,21 @@ async def test_a_revoked_key_ends_what_it_asked_for(running: Running, tmp_path: 
         answers = [asyncio.create_task(client.post(path, headers={"X-API-Key": key}, **ask)) for key in (gone, stays)]
         whole = asyncio.create_task(client.post("/generate", headers={"X-API-Key": gone},
                                                 data={"prompt": "go on", "max_new_tokens": "900"}))  # fmt: skip
-        await busy(client)
+        key = {"X-API-Key": stays}
+        await until(lambda: running_now(client, key, 3))
         write_keys(file, records[1:])
         ended, other = await asyncio.gather(*answers)
         assert "revoked" in ended.text.strip().rpartition("\n\n")[2]
         assert "error" in ended.text.strip().rpartition("\n\n")[2]
         assert "error" not in other.text
         assert code(await whole) == (401, "unauthorized")
-        await until(lambda: idle(client))
+        await until(lambda: running_now(client, key, 0))
         assert (await client.get("/adapters", headers={"X-API-Key": gone})).status_code == 401
 
 
-async def idle(client: httpx.AsyncClient) -> bool:
-    told = (await client.get("/ready")).json()
-    return (told["running"], told["waiting"]) == (0, 0)
+async def running_now(client: httpx.AsyncClient, key: dict[str, str], count: int) -> bool:
+    told = (await client.get("/ready", headers=key)).json()
+    return (told["running"], told["waiting"]) == (count, 0)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def stalled(port: int) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
     body = json.dumps(LONG).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return client
 
@@ -103,7 +103,7 @@ async def sending(port: int, *pieces: bytes, pause_s: float) -> tuple[bytes, byt
     """Head and body of the answer to a form that comes in pieces, until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     kind = "Content-Type: multipart/form-data; boundary=b\r\nConnection: close\r\n"
-    writer.write(f"POST /generate HTTP/1.1\r\nHost: x\r\n{kind}Content-Length: {len(FORM)}\r\n\r\n".encode())
+    writer.write(f"POST /generate HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {len(FORM)}\r\n\r\n".encode())
     for piece in pieces:
         writer.write(piece)
         await writer.drain()

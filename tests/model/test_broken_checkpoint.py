@@ -178,7 +178,7 @@ def test_a_broken_folder_is_refused_by_name(kind: str, whole: Path, loaded: Load
         said = str(caught.value)
     else:
         said = refusal(whole)
-    assert said.startswith("The model the-base cannot be used: ")
+    assert said.startswith("The model the-base could not be loaded: ")
     assert [word for word in words if word not in said] == [], said
 
 

@@ -109,7 +109,7 @@ def test_a_cached_hub_model_is_found_without_the_network(
     assert torch.equal(logits(found.model, found.processor), logits(oracle_model(loaded), loaded.processor))
     assert spec_of("acme/hears").fingerprint == found.spec.fingerprint
     (place / "snapshots" / commit / shard(1, CUT)).unlink()  # a download that was broken off
-    with pytest.raises(ModelRejected, match=f"The model acme/hears cannot be used: .*{shard(1, CUT)}"):
+    with pytest.raises(ModelRejected, match=f"The model acme/hears could not be loaded: .*{shard(1, CUT)}"):
         load("acme/hears", CPU, torch.float32)
     with pytest.raises(ModelRejected, match="was not downloaded before"):
         spec_of("acme/deaf")

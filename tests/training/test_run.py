@@ -150,7 +150,7 @@ def test_unknown_options_and_codes_are_refused(begin: Train) -> None:
         begin(allow=("everything",))[0].run()
     with pytest.raises(BadRequest, match="cannot name an adapter"):
         begin(name="base")
-    with pytest.raises(BadRequest, match="no such folder"):
+    with pytest.raises(BadRequest, match="cannot be read"):
         begin(model=Path("/nowhere"))[0].run()
 
 

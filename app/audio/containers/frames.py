@@ -64,11 +64,13 @@ def ac3_frame(data: bytes, place: int) -> Frame | None:
     return 2 * words, 1536 / rate
 
 
-def frames(data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None]) -> Extent | None:
+def frames(
+    data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None], sync: bytes = b"\xff"
+) -> Extent | None:
     """The extent of a stream of frames, tags between them; None where no two frames follow each other."""
     if (first := frame_at(data, 0)) and first[0] > len(data):
         return Extent(name, len(data), cut=True)
-    place, skipped, count = _next_frame(data[:_SEARCHED], 0, frame_at), 0, 0
+    place, skipped, count = _next_frame(data[:_SEARCHED], 0, frame_at, sync), 0, 0
     if place < 0:
         return None
     seconds, cut, declared = 0.0, False, 0
@@ -86,10 +88,10 @@ def frames(data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None
         elif length := tag_at(data, place):
             place += length
         elif len(data) - place < 4 and count:
-            cut = cut or data[place : place + 1] == b"\xff"
+            cut = cut or data[place : place + 1] == sync
             break
         else:
-            found = _next_frame(data, place + 1, frame_at)
+            found = _next_frame(data, place + 1, frame_at, sync)
             if found < 0 and skipped > place // 2:
                 return None
             if found < 0:
@@ -101,11 +103,11 @@ def frames(data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None
     return Extent(name, len(data), cut or count < declared, seconds, skipped)
 
 
-def _next_frame(data: bytes, place: int, frame_at: Callable[[bytes, int], Frame | None]) -> int:
+def _next_frame(data: bytes, place: int, frame_at: Callable[[bytes, int], Frame | None], sync: bytes) -> int:
     """Where the next frame stands that another, a tag or the end follows; -1 where there is none."""
     while True:
         tag = data.find(b"ID3", place)
-        place = data.find(b"\xff", place)
+        place = data.find(sync, place)
         if tag >= 0 and (tag < place or place < 0) and tag_at(data, tag):
             return tag
         if place < 0:
@@ -154,7 +156,8 @@ def flac(data: bytes, start: int) -> Extent:
         total = int.from_bytes(info[13:18], "big") & 0xF_FFFF_FFFF
         seconds = seconds + total / rate if seconds is not None and total and rate else None
         place = data.find(mark, place + 42)
-    return Extent("FLAC", len(data), len(data) < start + 42, seconds)
+    end = len(data.rstrip(b"\0"))
+    return Extent("FLAC", end if len(data) - end > 64 else len(data), len(data) < start + 42, seconds)
 
 
 def transport(data: bytes) -> Extent:
@@ -164,9 +167,25 @@ def transport(data: bytes) -> Extent:
             last = len(data) // size * size
             while last > size and data[last - size + lead] != 0x47:
                 last -= size
-            tail = data[last:]
-            return Extent("MPEG-TS", last if tail[:1] != b"\x47" else len(data), cut=tail[lead : lead + 1] == b"\x47")
+            started = data[last + lead : last + lead + 1] == b"\x47"
+            cut = started or _unfinished(data, last, size, lead)
+            return Extent("MPEG-TS", len(data) if started else last, cut)
     return Extent("MPEG-TS", len(data))
+
+
+def _unfinished(data: bytes, end: int, size: int, lead: int) -> bool:
+    """Whether the last packet of any elementary stream tells more bytes than follow. Looks at the last 4096 packets."""
+    missing: dict[int, int] = {}
+    for place in range(max(0, end - 4096 * size) + lead, end, size):
+        start, adaptation = data[place + 1] & 0x40, data[place + 3] >> 4 & 3
+        begin = place + 4 + (1 + data[place + 4] if adaptation & 2 else 0)
+        identity = (data[place + 1] & 31) << 8 | data[place + 2]
+        payload = max(0, place + 188 - begin) if adaptation & 1 else 0
+        if start and data[begin : begin + 3] == b"\0\0\1":
+            length = int.from_bytes(data[begin + 4 : begin + 6], "big")
+            missing[identity] = 6 + length if length else 0
+        missing[identity] = missing.get(identity, 0) - payload
+    return any(left > 0 for left in missing.values())
 
 
 def program(data: bytes) -> Extent:
@@ -182,6 +201,5 @@ def program(data: bytes) -> Extent:
         else:
             place += 6 + int.from_bytes(data[place + 4 : place + 6], "big")
     started = 0 < len(data) - place < 4
-    ended = data.rstrip(b"\0\xff")[-4:] == b"\0\0\1\xb9" or b"\0\0\1\xb9" in data[-64:]
-    cut = place > len(data) or started or (place == len(data) and not ended)
+    cut = place > len(data) or started
     return Extent("MPEG-PS", min(place, len(data)) if not started else len(data), cut)

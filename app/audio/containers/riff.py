@@ -11,55 +11,11 @@ OPEN = 0x7F00_0000  # a length from here on, or 0, was left open by a writer tha
 _PLAIN_TAGS = {1, 3, 6, 7}  # WAVE: PCM, float, A-law, µ-law
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _W64_FORMAT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-_METADATA = frozenset(  # types of four letters that stand behind samples
-    name.ljust(4).encode()
-    for name in [
-        "LIST",
-        "id3",
-        "ID3",
-        "bext",
-        "iXML",
-        "JUNK",
-        "junk",
-        "PAD",
-        "FLLR",
-        "fact",
-        "cue",
-        "smpl",
-        "inst",
-        "PEAK",
-        "cart",
-        "acid",
-        "axml",
-        "chna",
-        "levl",
-        "umid",
-        "_PMX",
-        "DISP",
-        "afsp",
-        "olym",
-        "minf",
-        "elm1",
-        "regn",
-        "SAUR",
-        "CSET",
-        "strc",
-        "clm",
-        "MARK",
-        "COMT",
-        "NAME",
-        "AUTH",
-        "(c)",
-        "ANNO",
-        "AESD",
-        "APPL",
-        "FVER",
-        "info",
-        "uuid",
-        "strg",
-        "peak",
-    ]
+_NAMES = (
+    "LIST id3 ID3 bext iXML JUNK junk PAD FLLR fact cue smpl inst PEAK cart acid axml chna levl umid _PMX DISP"
+    " afsp olym minf elm1 regn SAUR CSET strc clm MARK COMT NAME AUTH (c) ANNO AESD APPL FVER info uuid strg peak"
 )
+_METADATA = frozenset(name.ljust(4).encode() for name in _NAMES.split())  # chunks that stand behind samples
 Order = Literal["little", "big"]
 
 

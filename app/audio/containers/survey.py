@@ -49,5 +49,5 @@ def survey(data: bytes) -> Extent | None:
     if data[:4] == b"\0\0\1\xba":
         return frames.program(data)
     if head[:2] == b"\x0b\x77":
-        return frames.frames(data, "AC-3", frames.ac3_frame)
+        return frames.frames(data, "AC-3", frames.ac3_frame, b"\x0b")
     return frames.frames(data, "MP3", frames.mpeg_frame) or frames.frames(data, "AAC", frames.adts_frame)

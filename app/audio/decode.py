@@ -16,7 +16,7 @@ from app.audio import sniff
 from app.audio.collect import Heard, hear
 from app.audio.containers.extent import Extent
 from app.audio.containers.survey import survey, untagged
-from app.audio.ffmpeg import contents, open_av
+from app.audio.ffmpeg import contents, open_av, open_parts
 from app.audio.files import Clock, Samples, Source, open_soundfile
 from app.audio.report import missing_seconds, warnings_of
 from app.errors import AudioError, TooLarge
@@ -114,14 +114,16 @@ def _best(data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: 
 
 def _ways(data: bytes, extent: Extent | None, clock: Clock) -> Iterator[Iterator[Callable[[], Source | None]]]:
     """The libraries in the order in which they are asked, each as the tracks that it finds."""
-    by_av = (partial(open_av, data, clock, choice) for choice in range(MOST_TRACKS))
+    parts = extent.parts if extent else ()
+    opener = partial(open_parts, data, parts, clock) if len(parts) > 1 else partial(open_av, data, clock)
+    by_av = (partial(opener, choice) for choice in range(MOST_TRACKS))
     by_soundfile = iter([partial(open_soundfile, data, clock)])
     if extent and extent.plain:
         yield by_soundfile
         yield by_av
     else:
         yield by_av
-        if extent and extent.name in ("FLAC", "Ogg"):
+        if extent and extent.name in ("FLAC", "Ogg") and len(parts) < 2:
             yield by_soundfile
 
 

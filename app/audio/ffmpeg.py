@@ -5,7 +5,8 @@ planar frames of eight and more channels (their list of planes is read past its 
 the file's own (their map is freed twice), and streams that are not sound (FFmpeg decodes pictures while it probes).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,26 @@ def open_av(data: bytes, clock: Clock, choice: int = 0) -> Source | None:
         name=_name(stream),
         troubles=troubles,
     )
+
+
+def open_parts(data: bytes, parts: Sequence[int], clock: Clock, choice: int = 0) -> Source | None:
+    """Several recordings in one file, one after another, as one track."""
+    ends = [*parts[1:], len(data)]
+    first = open_av(data[parts[0] : ends[0]], clock, choice)
+    if first is None:
+        return None
+
+    def blocks() -> Iterator[Block]:
+        yield from first.blocks
+        for begin, end in zip(parts[1:], ends[1:], strict=True):
+            source = open_av(data[begin:end], clock, choice)
+            if source:
+                yield from source.blocks
+                first.troubles.add(source.troubles)
+            else:
+                first.troubles.failed()
+
+    return replace(first, blocks=blocks(), declared=None)
 
 
 def _name(stream: Any) -> str:

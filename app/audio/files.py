@@ -55,6 +55,13 @@ class Troubles:
         self.packets += 1
         self.at_end += 1
 
+    def add(self, later: "Troubles") -> None:
+        """Those of a stream that follows this one."""
+        self.at_end = later.at_end + (self.at_end if later.packets == later.at_end else 0)
+        self.packets += later.packets
+        self.broken = self.broken or later.broken
+        self.foreign += later.foreign
+
     @property
     def only_at_end(self) -> bool:
         return bool(self.packets) and self.packets == self.at_end and not self.broken

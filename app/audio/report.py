@@ -51,8 +51,7 @@ def _lost(data: bytes, extent: Extent | None, heard: Heard) -> Iterator[str]:
         yield DAMAGED
     elif (flac and extent and extent.seconds and not complete) or _ended_early(declared, heard.seconds):
         yield CUT_OFF
-    alone = data.count(b"fLaC\0\0\0\x22") < 2  # behind another recording stand its headers
-    if skipped := (extent.skipped if extent else 0) + (troubles.foreign if alone else 0):
+    if skipped := (extent.skipped if extent else 0) + troubles.foreign:
         yield f"{skipped:,} bytes inside the file belong to no recording; they were passed over."
     if extent and (rest := rest_of(data, extent.end)) >= FEWEST_BYTES:
         yield _after(data, extent, rest)

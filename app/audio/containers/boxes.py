@@ -64,6 +64,7 @@ def ogg(data: bytes) -> Extent:
     place = skipped = 0
     groups: list[dict[bytes, _Stream | None]] = []
     cut = began = False
+    parts: list[int] = []
     while place + 27 <= len(data):
         if data[place : place + 4] != b"OggS":
             found = data.find(b"OggS", place)
@@ -82,6 +83,7 @@ def ogg(data: bytes) -> Extent:
         if flags & 2:
             if not began:
                 groups.append({})
+                parts.append(place)
             groups[-1][serial] = _ogg_stream(data[body : body + 128])
         began = bool(flags & 2)
         if groups and (stream := groups[-1].get(serial)):
@@ -95,7 +97,7 @@ def ogg(data: bytes) -> Extent:
     open_end = bool(streams) and bool(streams[-1]) and not all(one.ended for one in streams[-1])
     started = b"OggS".startswith(data[place : place + 4]) and place < len(data)
     cut = cut or started or open_end
-    return Extent("Ogg", len(data) if cut else place, cut, seconds or None, skipped)
+    return Extent("Ogg", len(data) if cut else place, cut, seconds or None, skipped, parts=tuple(parts))
 
 
 def _ogg_stream(head: bytes) -> _Stream | None:

@@ -10,7 +10,8 @@ class Extent:
     ``name``: of the format. ``end``: bytes that belong to it; what follows is something else. ``cut``: the structure
     goes on beyond the file. ``seconds``: of sound that the bytes present should give. ``skipped``: bytes between the
     parts of the recording that belong to none. ``plain``: uncompressed, so that libsndfile reads it. ``index``: false
-    where the file lacks the part without which nothing can be decoded.
+    where the file lacks the part without which nothing can be decoded. ``parts``: where each of several recordings
+    that follow one another begins, if all are to be heard.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Extent:
     skipped: int = 0
     plain: bool = False
     index: bool = True
+    parts: tuple[int, ...] = ()
 
 
 def tag_at(data: bytes, place: int) -> int:

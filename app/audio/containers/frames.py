@@ -149,15 +149,18 @@ def flac(data: bytes, start: int) -> Extent:
     """Native FLAC; several, one after another, count as one."""
     mark = b"fLaC\0\0\0\x22"
     seconds: float | None = 0.0
-    place = start
+    place, parts = start, list[int]()
     while place >= 0:
+        parts.append(place)
         info = data[place + 8 : place + 42]
         rate = int.from_bytes(info[10:13], "big") >> 4
         total = int.from_bytes(info[13:18], "big") & 0xF_FFFF_FFFF
         seconds = seconds + total / rate if seconds is not None and total and rate else None
         place = data.find(mark, place + 42)
     end = len(data.rstrip(b"\0"))
-    return Extent("FLAC", end if len(data) - end > 64 else len(data), len(data) < start + 42, seconds)
+    return Extent(
+        "FLAC", end if len(data) - end > 64 else len(data), len(data) < start + 42, seconds, parts=tuple(parts)
+    )
 
 
 def transport(data: bytes) -> Extent:

@@ -99,6 +99,8 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
 
 def _best(data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: Clock, named: str) -> Heard | None:
     """What the first library that reads all of the file gives, else the one that reads most of it."""
+    if extent and extent.plain and extent.seconds == 0:
+        return None  # metadata alone, which FFmpeg would take for samples
     best: Heard | None = None
     whole = not (extent and extent.cut)
     for tracks in _ways(data, extent, clock):

@@ -170,9 +170,7 @@ def _blocks(container: Any, stream: Any, format_name: str, troubles: Troubles) -
                 if packet.size:
                     troubles.failed()
                 continue
-            if packet.is_corrupt:
-                troubles.failed()
-            elif frames:
+            if frames:
                 troubles.at_end = 0
             if format_name == "flac" and frames:
                 troubles.foreign += _foreign(packet.size, frames)

@@ -74,9 +74,13 @@ def frames(
     if place < 0:
         return None
     seconds, cut, declared = 0.0, False, 0
+    parts, torn = list[int](), True
     while place < len(data):
         if frame := frame_at(data, place):
             length, lasts = frame
+            if torn and name != "MP3":  # FFmpeg ends such streams at a tag
+                parts.append(place)
+            torn = False
             cut = place + length > len(data)
             if not cut:
                 told = _xing_frames(data, place, length) if name == "MP3" else None
@@ -86,21 +90,23 @@ def frames(
                     count, seconds = count + 1, seconds + lasts
             place += length
         elif length := tag_at(data, place):
-            place += length
+            place, torn = place + length, True
         elif len(data) - place < 4 and count:
             cut = cut or data[place : place + 1] == sync
             break
         else:
             found = _next_frame(data, place + 1, frame_at, sync)
-            if found < 0 and skipped > place // 2:
+            if found < 0 and (not count or skipped > place // 2):
                 return None
             if found < 0:
-                return Extent(name, place if rest_of(data, place) else len(data), cut, seconds, skipped)
+                return Extent(
+                    name, place if rest_of(data, place) else len(data), cut, seconds, skipped, parts=tuple(parts)
+                )
             skipped += found - place if count and data[place:found].strip(b"\0") else 0
             place = found
     if not count or skipped > len(data) // 2:
         return None
-    return Extent(name, len(data), cut or count < declared, seconds, skipped)
+    return Extent(name, len(data), cut or count < declared, seconds, skipped, parts=tuple(parts))
 
 
 def _next_frame(data: bytes, place: int, frame_at: Callable[[bytes, int], Frame | None], sync: bytes) -> int:

@@ -50,4 +50,6 @@ def survey(data: bytes) -> Extent | None:
         return frames.program(data)
     if head[:2] == b"\x0b\x77":
         return frames.frames(data, "AC-3", frames.ac3_frame, b"\x0b")
-    return frames.frames(data, "MP3", frames.mpeg_frame) or frames.frames(data, "AAC", frames.adts_frame)
+    known = (("MP3", frames.mpeg_frame), ("AAC", frames.adts_frame))
+    ordered = known[::-1] if frames.adts_frame(data, 0) else known
+    return next((found for name, read in ordered if (found := frames.frames(data, name, read))), None)

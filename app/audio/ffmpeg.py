@@ -127,7 +127,7 @@ def contents(data: bytes, clock: Clock) -> str | None:
     except (av.FFmpegError, LookupError, ValueError, OSError, AttributeError):
         return None
     if not streams:
-        return f"is not audio: a {others[0]} ({form}) without a sound track" if others else None
+        return f"is not audio: a {others[0] if others else 'video'} ({form}) without a sound track"
     if rates:
         return f"declares {rates[0]:,} samples per second, which no sound has; export it again"
     if any(_decoder(one) for one in streams):

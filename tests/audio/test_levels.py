@@ -24,8 +24,17 @@ def floats(samples: np.ndarray, codec: str = "FLOAT", container: str = "WAV") ->
     return by_soundfile(samples, RATE, container, codec)
 
 
-@pytest.mark.parametrize(("bits", "container", "codec"), [(16, "WAV", "FLOAT"), (24, "WAV", "FLOAT"), (32, "WAV", "FLOAT"),
-                                                           (16, "WAV", "DOUBLE"), (32, "AIFF", "FLOAT")])  # fmt: skip
+INTEGERS = [
+    (16, "WAV", "FLOAT"),
+    (24, "WAV", "FLOAT"),
+    (32, "WAV", "FLOAT"),
+    (16, "WAV", "DOUBLE"),
+    (32, "AIFF", "FLOAT"),
+]
+CODECS = "PCM_U8 PCM_16 PCM_24 PCM_32 FLOAT DOUBLE ULAW ALAW IMA_ADPCM MS_ADPCM GSM610"
+
+
+@pytest.mark.parametrize(("bits", "container", "codec"), INTEGERS)
 def test_integers_written_as_floats_are_scaled(bits, container, codec):
     speech = noise(1.0)
     recording = hear(floats(np.rint(speech * 2.0 ** (bits - 1)), codec, container))
@@ -106,8 +115,7 @@ def test_a_word_in_a_long_silence_is_not_silent():
     assert not receipt.silent
 
 
-@pytest.mark.parametrize("codec", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM",
-                                   "MS_ADPCM", "GSM610"])  # fmt: skip
+@pytest.mark.parametrize("codec", CODECS.split())
 def test_codecs_of_wav(codec):
     wave = tone(1.0, 8_000)
     data = by_soundfile(wave, 8_000, "WAV", codec)

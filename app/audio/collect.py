@@ -65,7 +65,7 @@ class _Segment:
 def hear(
     opener: Callable[[], Source | None], rate: int, max_seconds: float, clock: Clock, named: str, *, whole: bool = True
 ) -> Heard | None:
-    """Decode the track that ``opener`` gives; None where there is none, or no sample in it.
+    """Decode the track that ``opener`` gives; None where there is none. It may turn out to hold no sample.
 
     It is decoded anew with other weights where the mean of its channels cancels them. ``whole``: the file is not cut
     off, so that its header is right about its length. Raises AudioError or TooLarge.
@@ -81,7 +81,7 @@ def hear(
         heard = _collect(source, rate, max_seconds, clock, named, mixes)
         again = [verdict.again for verdict in heard.verdicts]
         if all(one is None for one in again):
-            return heard if heard.seconds else None
+            return heard
         mixes = [new if new is not None else old for new, old in zip(again, heard.mixes, strict=True)]
 
 

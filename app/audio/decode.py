@@ -137,10 +137,10 @@ def _audible(
     for track in tracks:
         heard = listen(track)
         if heard is None:
-            continue
-        if not heard.silent:
+            break  # those that can be decoded come first
+        if heard.seconds and not heard.silent:
             return heard
-        first = first or heard
+        first = first or (heard if heard.seconds else None)
         if heard.source.tracks == 1:
             break
     return first

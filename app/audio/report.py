@@ -53,7 +53,7 @@ def _lost(data: bytes, extent: Extent | None, heard: Heard) -> Iterator[str]:
         yield CUT_OFF
     if skipped := (extent.skipped if extent else 0) + troubles.foreign:
         yield f"{skipped:,} bytes inside the file belong to no recording; they were passed over."
-    if extent and (rest := rest_of(data, extent.end)) >= FEWEST_BYTES:
+    if extent and not extent.cut and (rest := rest_of(data, extent.end)) >= FEWEST_BYTES:
         yield _after(data, extent, rest)
 
 

@@ -34,13 +34,12 @@ def mp4(data: bytes) -> Extent:
             break
         if kind == b"ftyp" and b"moov" in kinds:
             break  # another file
+        if place + size > len(data) and kind != b"mdat":
+            return Extent("MP4", place, cut=True, index=b"moov" in kinds)  # FFmpeg refuses all over a part of a box
+        kinds.add(kind)
         place += size
-        if kind != b"moov" or place <= len(data):
-            kinds.add(kind)
     started = 0 < len(data) - place < 8 and data[place:].strip(b"\0") != b"" and not tag_at(data, place)
-    return Extent(
-        "MP4", min(place, len(data)) if not started else len(data), place > len(data) or started, index=b"moov" in kinds
-    )
+    return Extent("MP4", min(place, len(data)), place > len(data) or started, index=b"moov" in kinds)
 
 
 @dataclass

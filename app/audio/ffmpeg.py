@@ -5,8 +5,11 @@ planar frames of eight and more channels (their list of planes is read past its 
 the file's own (their map is freed twice), and streams that are not sound (FFmpeg decodes pictures while it probes).
 """
 
+import importlib
+import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,16 @@ _AS_SOUNDFILE = {"flac": "FLAC", "mp3": "MP3", "ogg": "OGG"}  # names in receipt
 _CODECS_AS_SOUNDFILE = {"mp3": "MPEG_LAYER_III", "mp3float": "MPEG_LAYER_III", "vorbis": "VORBIS", "opus": "OPUS"}
 
 
+@cache
+def load() -> None:
+    """Import PyAV whole. It imports parts at their first use, when a decoding process can open no file any more."""
+    import av
+
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.about", "av.datasets"):
+            importlib.import_module(module.name)
+
+
 def open_av(data: bytes, clock: Clock, choice: int = 0) -> Source | None:
     """One track as FFmpeg reads it; None where there is no such track, or where it cannot be decoded.
 
@@ -49,6 +62,7 @@ def open_av(data: bytes, clock: Clock, choice: int = 0) -> Source | None:
     """
     import av
 
+    load()
     container = None
     try:
         container = _opened(data, clock)
@@ -62,7 +76,7 @@ def open_av(data: bytes, clock: Clock, choice: int = 0) -> Source | None:
         rate, channels = stream.rate or 0, stream.channels
         if (rate and not LOWEST_RATE <= rate <= HIGHEST_RATE) or channels > MOST_CHANNELS:
             raise LookupError("no sound")  # 0: not known before the first frame
-    except (av.FFmpegError, LookupError, ValueError, OSError, AttributeError):  # the last: a codec FFmpeg lacks
+    except (av.FFmpegError, LookupError, ValueError):
         if container is not None:
             container.close()
         return None
@@ -124,7 +138,7 @@ def contents(data: bytes, clock: Clock) -> str | None:
             form = container.format.name
             codecs = ", ".join(sorted({one.codec_context.name for one in streams if one.codec_context is not None}))
             rates = [one.rate for one in streams if one.rate and not LOWEST_RATE <= one.rate <= HIGHEST_RATE]
-    except (av.FFmpegError, LookupError, ValueError, OSError, AttributeError):
+    except (av.FFmpegError, LookupError, ValueError):
         return None
     if not streams:
         return f"is not audio: a {others[0] if others else 'video'} ({form}) without a sound track"
@@ -166,7 +180,7 @@ def _blocks(container: Any, stream: Any, format_name: str, troubles: Troubles) -
         for packet in _packets(container, stream, troubles):
             try:
                 frames = packet.decode()
-            except (av.FFmpegError, ValueError, OSError):
+            except (av.FFmpegError, ValueError):
                 if packet.size:
                     troubles.failed()
                 continue
@@ -196,7 +210,7 @@ def _packets(container: Any, stream: Any, troubles: Troubles) -> Iterator[Any]:
                 got = got or packet.size > 0
                 yield packet
             return
-        except (av.FFmpegError, ValueError, OSError):
+        except (av.FFmpegError, ValueError):
             troubles.broken = True
             if not got:
                 return
@@ -220,7 +234,7 @@ def _samples(frame: Any, to_packed: dict[tuple[str, str, int], Any], troubles: T
             frame.pts = None  # a time that runs backwards is no reason to stop
             for packed in to_packed[key].resample(frame):
                 yield rate, _array(packed, channels, planar=False)
-        except (av.FFmpegError, ValueError, OSError):
+        except (av.FFmpegError, ValueError):
             troubles.failed()
     elif frame.samples:
         yield rate, _array(frame, channels, planar=planar)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.audio.containers.survey import survey
 from app.audio.decode import Limits, decode
+from app.audio.pool import Decoder, DecodingPool
 from app.errors import AudioError
 from tests.audio.makers import (
     RATE,
@@ -77,6 +78,18 @@ def test_a_whole_recording_is_heard_whole_and_without_a_word(form):
     receipt = hear(MADE[form])
     assert receipt.seconds == pytest.approx(SECONDS, abs=0.08)
     assert receipt.warnings == []
+
+
+def test_decoding_processes_hear_the_same_of_every_form():
+    """They can open no file, so nothing may be loaded at its first use."""
+    surround = by_av(np.repeat(tone()[:, None], 8, 1), "flac", "flac", layout="7.1")
+    pool = DecodingPool(Decoder(RATE, LIMITS), 1, 30.0)
+    try:
+        for data in [*MADE.values(), surround]:
+            there, here = pool.run(data), decode(data, rate=RATE, limits=LIMITS)
+            assert (there.sha256, there.receipt) == (here.sha256, here.receipt)
+    finally:
+        pool.close()
 
 
 @pytest.mark.parametrize("form", MADE)

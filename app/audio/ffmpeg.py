@@ -136,8 +136,9 @@ def contents(data: bytes, clock: Clock) -> str | None:
             streams = list(container.streams.audio)
             others = [one.type for one in container.streams if one.type in ("video", "subtitle")]
             form = container.format.name
-            codecs = ", ".join(sorted({one.codec_context.name for one in streams if one.codec_context is not None}))
-            rates = [one.rate for one in streams if one.rate and not LOWEST_RATE <= one.rate <= HIGHEST_RATE]
+            known = [one for one in streams if one.codec_context is not None]  # others lack even a rate
+            codecs = ", ".join(sorted({one.codec_context.name for one in known}))
+            rates = [one.rate for one in known if one.rate and not LOWEST_RATE <= one.rate <= HIGHEST_RATE]
     except (av.FFmpegError, LookupError, ValueError):
         return None
     if not streams:

@@ -48,9 +48,11 @@ class AudioReceipt(BaseModel):
     seconds_used: float = Field(examples=[2.94])
     peak: float = Field(examples=[0.61])
     rms_dbfs: float = Field(examples=[-19.4])
-    clipped: float = Field(description="share of samples at full scale", examples=[0.0])
-    silent: bool = Field(examples=[False])
+    clipped: float = Field(description="share of samples at full scale, in the channel with most", examples=[0.0])
+    silent: bool = Field(description="no channel is louder than -60 dBFS for 0.1 s", examples=[False])
     warnings: list[str] = Field(examples=[[]])
+    track: int = Field(1, description="the audio track that was used", examples=[1])
+    tracks: int = Field(1, description="audio tracks in the file", examples=[1])
 
 
 class Timings(BaseModel):

@@ -1,23 +1,28 @@
 """Bytes to mono float32 samples at the model's rate, with a receipt of what was heard.
 
-Blocks are mixed and resampled as they come, so memory follows the limit, whatever rate and channels a small
-file unfolds to.
+A container is surveyed first, so that what the libraries decode can be compared with what was sent: they end early
+and cleanly where a header declares, or lets them estimate, too short a length.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 import numpy as np
 
-from app.audio.files import BLOCK_SAMPLES, Clock, Samples, Source, open_av, open_soundfile
+from app.audio import sniff
+from app.audio.collect import Heard, hear
+from app.audio.containers.extent import Extent
+from app.audio.containers.survey import survey, untagged
+from app.audio.ffmpeg import contents, open_av, open_parts
+from app.audio.files import Clock, Samples, Source, open_soundfile
+from app.audio.report import missing_seconds, warnings_of
 from app.errors import AudioError, TooLarge
 
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
-SILENT_DBFS = -60.0  # RMS below it counts as silence
-FULL_SCALE = 1.0 - 2.0**-15  # the largest 16-bit sample; at or beyond it counts as clipped
-LOUDEST = 1e10  # beyond any integer scale exported as float; more is damage, and would overflow
+MOST_TRACKS = 8  # that are decoded to find one that is not silent
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
 SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".aif", ".aiff", ".amr"}
@@ -35,7 +40,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the server heard. ``clipped``: share of source samples at full scale. Levels: 1.0 is full scale."""
+    """What the server heard. Levels: 1.0 is full scale.
+
+    ``clipped``: share of samples at full scale, in the channel that has most of them. ``silent``: no channel is louder
+    than -60 dBFS for a tenth of a second. ``track``: the one that was used, of ``tracks``.
+    """
 
     container: str
     codec: str
@@ -48,6 +57,8 @@ class Receipt:
     clipped: float
     silent: bool
     warnings: list[str]
+    track: int = 1
+    tracks: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,22 +71,6 @@ class Recording:
     sha256: str
 
 
-@dataclass
-class _Levels:
-    """Sums over the blocks heard: ``frames`` counts instants, ``clipped`` single samples."""
-
-    frames: int = 0
-    peak: float = 0.0
-    squares: float = 0.0
-    clipped: int = 0
-
-    def add(self, magnitudes: Samples, mono: Samples, peak: float) -> None:
-        self.frames += len(magnitudes)
-        self.peak = max(self.peak, peak)
-        self.squares += float(np.square(mono, dtype=np.float64).sum())
-        self.clipped += int((magnitudes >= FULL_SCALE).sum())
-
-
 def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = None) -> Recording:
     """Decode a recording of any rate and channel count to mono at ``rate`` Hz.
 
@@ -86,122 +81,104 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
         raise AudioError(f"The audio file{named} is empty; send a recording as {FORMATS}.")
     if len(data) > limits.max_bytes:
         raise TooLarge(f"The audio file{named} exceeds {limits.max_bytes >> 20} MB; send less, or a compressed format.")
-    warnings: list[str] = []
-    source, mono, levels = _decode(data, rate, limits, named, warnings)
-    if not warnings and _cut_off(data, source, levels.frames / source.sample_rate):
-        warnings.append("The file seems cut off; what is there was used.")
-    receipt = _receipt(source, levels, warnings)
-    mono = _pad(mono, rate, warnings)
+    data = untagged(data)
+    if sniff.encrypted(data):
+        raise AudioError(f"The file{named} is encrypted against copies (DRM) and cannot be decoded; send it without.")
+    extent = survey(data)
+    clock = Clock(limits.max_cpu_seconds, named)
+    heard = _best(data[: extent.end] if extent else data, extent, rate, limits, clock, named)
+    if heard is None:
+        _refuse(data, extent, clock, named)
+    warnings = warnings_of(data, extent, heard)
+    receipt = _receipt(heard, warnings)
+    mono = _pad(heard.mono, rate, warnings)
     digest = hashlib.sha256(f"{rate}:".encode())
     digest.update(np.ascontiguousarray(mono).data)
     return Recording(mono, rate, receipt, digest.hexdigest())
 
 
-def _decode(data: bytes, rate: int, limits: Limits, named: str, warnings: list[str]) -> tuple[Source, Samples, _Levels]:
-    """The first reader that finds samples; PyAV bears more damage than soundfile."""
-    understood = False
-    clock = Clock(limits.max_cpu_seconds, named)
-    for opened in (open_soundfile, open_av):
-        source = opened(data, clock)
-        clock.check()  # the libraries turn an error inside a read into one of their own
-        if source:
-            understood = True
-            mono, levels = _collect(source, rate, limits, clock, named, warnings)
-            if levels.frames:
-                return source, mono, levels
-    if understood:
-        raise AudioError(f"The audio file{named} holds no samples; it may have been cut off. Send it again.")
-    raise AudioError(f"The file{named} is not audio that can be read; send {FORMATS}.")
+def _best(data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: Clock, named: str) -> Heard | None:
+    """What the first library that reads all of the file gives, else the one that reads most of it."""
+    if extent and extent.plain and extent.seconds == 0:
+        return None  # metadata alone, which FFmpeg would take for samples
+    best: Heard | None = None
+    whole = not (extent and extent.cut)
+    for tracks in _ways(data, extent, clock):
+        found = _audible(
+            partial(hear, rate=rate, max_seconds=limits.max_seconds, clock=clock, named=named, whole=whole), tracks
+        )
+        if found and (best is None or found.seconds > best.seconds):
+            best = found
+        if best and not missing_seconds(extent, best):
+            break
+    return best
 
 
-def _collect(
-    source: Source, rate: int, limits: Limits, clock: Clock, named: str, warnings: list[str]
-) -> tuple[Samples, _Levels]:
-    """Mono samples [n] at ``rate`` Hz; stops once more than the allowed seconds have come."""
-    too_long = TooLarge(f"The audio{named} lasts longer than {limits.max_seconds:g} s; send it in parts.")
-    if (source.declared or 0) > limits.max_seconds:
-        raise too_long
-    resample = _resampler(source.sample_rate, rate)
-    levels, parts = _Levels(), []
-    for block in _joined(_undamaged(source.blocks, warnings)):
-        clock.check()
-        magnitudes = np.abs(block)
-        peak = float(magnitudes.max(initial=0))
-        if not peak <= LOUDEST:  # NaN compares false
-            raise AudioError(f"The audio{named} holds samples that are not numbers (NaN or infinite); export it again.")
-        mono = block.mean(axis=1, dtype=np.float32) if source.channels > 1 else block[:, 0]
-        levels.add(magnitudes, mono, peak)
-        if levels.frames > limits.max_seconds * source.sample_rate:
-            raise too_long
-        parts.append(resample(mono, False))
-    clock.check()
-    return np.concatenate([*parts, resample(np.zeros(0, np.float32), True)]), levels
+def _ways(data: bytes, extent: Extent | None, clock: Clock) -> Iterator[Iterator[Callable[[], Source | None]]]:
+    """The libraries in the order in which they are asked, each as the tracks that it finds."""
+    parts = extent.parts if extent else ()
+    opener = partial(open_parts, data, parts, clock) if len(parts) > 1 else partial(open_av, data, clock)
+    by_av = (partial(opener, choice) for choice in range(MOST_TRACKS))
+    by_soundfile = iter([partial(open_soundfile, data, clock)])
+    if extent and extent.plain:
+        yield by_soundfile
+        yield by_av
+    else:
+        yield by_av
+        if extent and extent.name in ("FLAC", "Ogg") and len(parts) < 2:
+            yield by_soundfile
 
 
-def _joined(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """Few large blocks for many small: each operation on one may cost a turn at the interpreter's lock."""
-    parts: list[Samples] = []
-    size = 0
-    for block in blocks:
-        if parts and size + block.size > BLOCK_SAMPLES:
-            yield np.concatenate(parts)
-            parts, size = [], 0
-        parts.append(block)
-        size += block.size
-    if parts:
-        yield np.concatenate(parts)
+def _audible(
+    listen: Callable[[Callable[[], Source | None]], Heard | None], tracks: Iterator[Callable[[], Source | None]]
+) -> Heard | None:
+    """The first track that is not silent, else the first."""
+    first: Heard | None = None
+    for track in tracks:
+        heard = listen(track)
+        if heard is None:
+            break  # those that can be decoded come first
+        if heard.seconds and not heard.silent:
+            return heard
+        first = first or (heard if heard.seconds else None)
+        if heard.source.tracks == 1:
+            break
+    return first
 
 
-def _undamaged(blocks: Iterator[Samples], warnings: list[str]) -> Iterator[Samples]:
-    """The blocks before the first that cannot be read."""
-    try:
-        yield from blocks
-    except (RuntimeError, ValueError, OSError):  # what soundfile and PyAV raise for broken data
-        warnings[:] = ["The file is damaged; what could be read of it was used."]
+def _refuse(data: bytes, extent: Extent | None, clock: Clock, named: str) -> NoReturn:
+    """Raises AudioError with what the file is, as far as that can be told."""
+    name = sniff.recognised(data)
+    if name:
+        raise AudioError(f"The file{named} is not audio that can be read: it is {name}; send {FORMATS}.")
+    if extent and (why := sniff.cut_words(extent)):
+        raise AudioError(f"The audio file{named} holds no samples that can be read: it is {why}.")
+    if extent and extent.seconds == 0:
+        raise AudioError(f"The audio file{named} holds no samples: its {extent.name} header declares none.")
+    if held := contents(data, clock):
+        raise AudioError(f"The file{named} {held}; send {FORMATS}.")
+    if extent:
+        raise AudioError(f"The audio file{named} holds no samples that can be read; it may be damaged. Send it again.")
+    raise AudioError(f"The file{named} is not audio that can be read: {sniff.raw_words(len(data))}. Or send {FORMATS}.")
 
 
-def _cut_off(data: bytes, source: Source, seconds: float) -> bool:
-    """Whether the file ends before its own header, or the last Ogg page, says it does."""
-    if data[:4] == b"RIFF":
-        return len(data) < int.from_bytes(data[4:8], "little") < 0x7FFF_0000  # beyond: length left open
-    if data[:4] == b"OggS":
-        last = data[data.rfind(b"OggS") :]
-        lacing = last[27 : 27 + last[26]] if len(last) > 26 else b""
-        return not lacing or not last[5] & 4 or len(last) < 27 + len(lacing) + sum(lacing)  # 4: end of stream
-    return seconds < 0.95 * (source.declared or 0) - 0.1
-
-
-def _receipt(source: Source, levels: _Levels, warnings: list[str]) -> Receipt:
-    rms_dbfs = 10 * math.log10(max(levels.squares / levels.frames, 1e-20))
-    clipped = levels.clipped / (levels.frames * source.channels)
-    if rms_dbfs < SILENT_DBFS:
-        warnings.append("The recording is silent.")
-    if clipped > 0.001:
-        warnings.append(f"{clipped:.1%} of the samples are clipped; record at a lower level.")
-    seconds = round(levels.frames / source.sample_rate, 3)
+def _receipt(heard: Heard, warnings: list[str]) -> Receipt:
+    source, seconds = heard.source, round(heard.seconds, 3)
     return Receipt(
         container=source.container,
         codec=source.codec,
-        sample_rate=source.sample_rate,
-        channels=source.channels,
+        sample_rate=heard.sample_rate,
+        channels=heard.channels,
         seconds=seconds,
         seconds_used=seconds,
-        peak=round(levels.peak, 4),
-        rms_dbfs=round(rms_dbfs, 1),
-        clipped=round(clipped, 5),
-        silent=rms_dbfs < SILENT_DBFS,
+        peak=round(max(one.peak for one in heard.verdicts), 4),
+        rms_dbfs=round(heard.rms_dbfs, 1),
+        clipped=round(max(one.clipped for one in heard.verdicts), 5),
+        silent=heard.silent,
         warnings=warnings,
+        track=source.track,
+        tracks=source.tracks,
     )
-
-
-def _resampler(source_rate: int, rate: int) -> Callable[[Samples, bool], Samples]:
-    """A function of (mono block [n], whether it is the last) to what is ready at ``rate`` Hz."""
-    if source_rate == rate:
-        return lambda block, last: block
-    import soxr
-
-    stream = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
-    return lambda block, last: stream.resample_chunk(block, last=last)
 
 
 def _pad(mono: Samples, rate: int, warnings: list[str]) -> Samples:

@@ -16,37 +16,12 @@ from hypothesis import strategies as st
 from app.audio.decode import Limits, decode
 from app.audio.files import BLOCK_SAMPLES
 from app.errors import AudioError, OvertoneError, TooLarge
+from tests.audio.makers import RATE, by_av, by_soundfile, tone
 
-RATE = 16_000
 LIMITS = Limits(max_seconds=60, max_bytes=8 << 20)
 SOUNDFILE = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
              ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]  # fmt: skip
 PYAV = [("mp4", "aac"), ("webm", "libopus"), ("matroska", "flac")]
-
-
-def tone(seconds: float = 1.0, rate: int = 48_000, frequency: float = 440.0) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-
-
-def by_soundfile(samples: np.ndarray, rate: int, container: str = "WAV", codec: str = "PCM_16") -> bytes:
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, rate, format=container, subtype=codec)
-    return stream.getvalue()
-
-
-def by_av(samples: np.ndarray, container: str, codec: str, rate: int = 48_000) -> bytes:
-    target = io.BytesIO()
-    with av.open(target, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout="mono")
-        as_float = codec != "flac"
-        data = samples if as_float else (samples * 32767).astype(np.int16)
-        for start in range(0, len(data), 960):
-            block = data[None, start : start + 960]
-            frame = av.AudioFrame.from_ndarray(block, format="fltp" if as_float else "s16", layout="mono")
-            frame.sample_rate, frame.pts = rate, start
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return target.getvalue()
 
 
 def loudest(samples: np.ndarray, rate: int = RATE) -> float:
@@ -85,10 +60,12 @@ def test_any_rate(rate):
 
 @pytest.mark.parametrize("channels", [2, 8])
 def test_channels_are_averaged(channels):
-    silent = np.zeros((48_000, channels - 1), np.float32)
-    recording = hear(by_soundfile(np.column_stack([tone(), silent]), 48_000, "WAV", "FLOAT"))
+    waves = [tone(frequency=220 * (index + 1)) for index in range(channels)]
+    recording = hear(by_soundfile(np.column_stack(waves), 48_000, "WAV", "FLOAT"))
     assert recording.receipt.channels == channels
-    assert np.abs(recording.samples).max() == pytest.approx(0.3 / channels, rel=0.05)
+    assert recording.receipt.warnings == []
+    expected = soxr.resample(np.mean(waves, axis=0), 48_000, RATE)
+    np.testing.assert_allclose(recording.samples, expected, atol=1e-5)
     assert recording.receipt.peak == pytest.approx(0.3, rel=0.01)
 
 

@@ -219,7 +219,8 @@ print(slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1
 @pytest.fixture
 def seeds(tmp_path: Path) -> Iterator[Path]:
     """A small whole file of every kind."""
-    from tests.audio.test_decode import PYAV, SOUNDFILE, by_av, by_soundfile, tone
+    from tests.audio.makers import by_av, by_soundfile, tone
+    from tests.audio.test_decode import PYAV, SOUNDFILE
 
     for container, codec in SOUNDFILE:
         (tmp_path / f"{container}-{codec}").write_bytes(by_soundfile(tone(0.5), 48_000, container, codec))

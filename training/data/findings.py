@@ -11,9 +11,9 @@ EXAMPLES = 5  # places that a finding names
 CODES: Mapping[str, str] = {
     "unreadable": "recordings that are missing, damaged or no audio",
     "no_audio": "rows without a recording",
-    "silent": "recordings below -60 dBFS throughout",
+    "silent": "recordings below -60 dBFS throughout, in every channel",
     "noise_only": "recordings of steady noise, without speech or any other event",
-    "clipped": "recordings with more than 1 % of their samples at full scale",
+    "clipped": "recordings with more than 1 % of the samples of one channel at full scale",
     "too_long": "recordings longer than the encoder's window",
     "too_short": "recordings shorter than 0.2 s",
     "duplicates": "rows that repeat another row",

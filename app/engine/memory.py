@@ -15,7 +15,7 @@ from app.model.base import LoadedModel, part_of
 PAGE_SIZE = 16  # tokens
 _FUSED_PAGE_SIZE = 64  # as many as a program of the decode attention reads in two turns
 _CPU_BYTES = 512 << 20
-_MARGIN = 1 << 30  # activations of the audio tower, graphs, what PyTorch and CUDA hold for themselves
+MARGIN = 1 << 30  # activations of the audio tower, graphs, what PyTorch and CUDA hold for themselves
 _RANK = 16  # of a resident adapter, for the plan
 
 
@@ -61,7 +61,7 @@ def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) 
         free = torch.cuda.mem_get_info(loaded.device)[0]
         if limits.weights == "float8":
             free -= _language_model_weights(loaded)
-        budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - _MARGIN
+        budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - MARGIN
     else:
         budget = _CPU_BYTES
     pages = budget // (token_bytes * page_size)

@@ -77,16 +77,15 @@ def together(driver, *asked):
 
 
 def poison(driver):
-    """NaN in all pages, and in the A columns that no adapter of the tests takes."""
+    """NaN in all pages, and NaN and infinities in A and B of the columns that no adapter of the tests takes."""
     decoder = driver.engine.runner.decoder
     driver.engine.runner.cache.keys.fill_(torch.nan)
     driver.engine.runner.cache.values.fill_(torch.nan)
-    columns = decoder.stacks.columns
     for name in decoder.stacks._linears:
-        decoder.stacks.touch(name)
+        decoder.stacks._ensure(name)
     for held in decoder.stacks.groups.values():
-        for end in range(columns, held.a.shape[1] + 1, columns):
-            held.a[:, end - 8 : end] = torch.nan
+        for tensor in held.tensors:
+            tensor[:, -8:-4], tensor[:, -4:] = torch.nan, torch.inf
 
 
 def test_adapters_of_all_kinds_in_one_batch_among_poison(fused, expected):

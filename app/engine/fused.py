@@ -75,10 +75,10 @@ class FusedModel:
         self.width, self.inner = config.hidden_size, config.intermediate_size
         self._eps = config.rms_norm_eps
         self._layers = [_join(layer, quantise) for layer in language_model.layers]
-        if cache.keys.is_cuda:
-            torch.cuda.empty_cache()  # the parts that were joined are free: let whatever is not PyTorch's have them too
         self._norm = language_model.norm.weight
         self._head = Matrix.of(model.lm_head.weight, quantise)
+        if cache.keys.is_cuda:
+            torch.cuda.empty_cache()  # the parts that were joined are free: let whatever is not PyTorch's have them too
         self._group = _heads_together(self.heads, self.kv_heads)
         frequency = language_model.rotary_emb.inv_freq.float()
         angles = torch.arange(positions, device=frequency.device)[:, None] * frequency

@@ -148,7 +148,8 @@ class FusedDecoder:
         """What was planned, or less where the KV cache was given a size that leaves less."""
         if self._device.type != "cuda":
             return COLUMNS
-        free = torch.cuda.mem_get_info(self._device)[0] - MARGIN
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(self._device)[0] - MARGIN // 2
         affordable = free // self.stacks.column_bytes() // COLUMNS * COLUMNS
         return max(COLUMNS, min(self._most_columns, affordable))
 

@@ -9,6 +9,7 @@ import torch
 import triton
 
 from app.engine import kernels
+from app.engine.memory import QUANTISED
 
 SKINNY = 64  # rows up to which our product reads a matrix faster than the library's
 MOST_PARTS = 4
@@ -32,8 +33,9 @@ class Matrix:
             return cls(weight)
         small = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
         scale = torch.empty(len(weight), device=weight.device)
-        for rows in range(0, len(weight), 8192):  # a float32 copy of a part at a time
-            part = slice(rows, rows + 8192)
+        step = max(1, QUANTISED // weight.shape[1])
+        for rows in range(0, len(weight), step):  # a float32 copy of a part at a time
+            part = slice(rows, rows + step)
             wide = weight[part].float()
             scale[part] = wide.abs().amax(1).clamp(min=1e-12) / _FLOAT8_MOST
             small[part] = (wide / scale[part, None]).to(small.dtype)

@@ -178,39 +178,45 @@ class LoraStacks:
             self._grow_to(rounded(capacity))
 
     def _grow_to(self, columns: int) -> None:
-        """One tensor after the other; a failure half-way leaves some longer than ``self.columns``, and all whole."""
+        """One tensor after the other; as long as before, all of them, when one fails."""
         self.generation += 1
-        for held in self.groups.values():
-            for place in range(len(held.tensors)):
-                self._lengthen(held.tensors, place, columns)
+        try:
+            self._resize_all(columns)
+        except BaseException:
+            self._resize_all(self.columns)
+            raise
         more = columns - self.columns
         self.shares = torch.cat([self.shares, self.shares.new_zeros(len(self.shares), more)], 1)
         self.columns = columns
 
-    def _lengthen(self, held: list[torch.Tensor], place: int, columns: int) -> None:
-        """Columns for one tensor, beside the old one where there is memory for both, else by way of the host."""
+    def _resize_all(self, columns: int) -> None:
+        for held in self.groups.values():
+            for place in range(len(held.tensors)):  # by place: nothing else may keep a tensor that is to be freed
+                if held.tensors[place].shape[1] != columns:
+                    self._resize(held.tensors, place, columns)
+
+    def _resize(self, held: list[torch.Tensor], place: int, columns: int) -> None:
+        """``columns`` for one tensor, beside the old one where there is memory for both, else by way of the host."""
         old = held[place]
-        shape = list(old.shape)
-        if shape[1] >= columns:
-            return
-        longer = [shape[0], columns, *shape[2:]]
+        shape = [old.shape[0], columns, *old.shape[2:]]
+        kept = min(old.shape[1], columns)
         try:
-            new = self._zeros(longer)
+            new = self._zeros(shape)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         else:
-            new[:, : shape[1]].copy_(old)
+            new[:, :kept].copy_(old[:, :kept])
             held[place] = new
             return
-        kept = old.to("cpu", copy=True)
-        held[place] = old = kept[:0]
+        host = old.to("cpu", copy=True)
+        held[place] = old = host[:0]
         try:
-            new = self._zeros(longer)
+            new = self._zeros(shape)
         except Exception:
-            held[place] = self._again(kept)
+            held[place] = self._again(host)
             raise
-        new[:, : shape[1]].copy_(kept)
+        new[:, :kept].copy_(host[:, :kept])
         held[place] = new
 
     def _again(self, kept: torch.Tensor) -> torch.Tensor:

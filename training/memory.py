@@ -19,7 +19,9 @@ def peak_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def batches_that_fit(items: Sequence[T], size: int, compute: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
+def batches_that_fit(
+    items: Sequence[T], size: int, compute: Callable[[Sequence[T]], R]
+) -> Iterator[tuple[Sequence[T], R]]:
     """``items`` in batches of ``size``, each with what ``compute`` makes of it; of half the size where memory ends.
 
     Raises what ``compute`` raised when one item alone is too much.

@@ -1,12 +1,15 @@
 """Steps of the fused decoder made by hand, each row's logits beside those of plain transformers + PEFT."""
 
+import copy
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
+from app.engine.alone import shell_of
 from app.engine.fused_decoder import FusedDecoder
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
@@ -17,7 +20,7 @@ from app.engine.slots import SlotTable
 from app.engine.text import TextStream
 from app.model.base import LoadedModel
 from app.registry.weights import read_weights
-from tests.support import LM, greedy, make_adapter, mix_adapters, oracle_model, peft_model
+from tests.support import LM, greedy, make_adapter
 
 # Names of the adapters that `make_all` makes, each with the modules it is on.
 PROJECTIONS = {
@@ -51,10 +54,10 @@ class Row:
         self.sequence = Sequence(request, TextStream(lambda ids: "", ()), 0.0)
 
 
-def make_all(loaded: LoadedModel, root: Path) -> dict[str, Path]:
+def make_all(loaded: LoadedModel, root: Path, std: float = 0.2) -> dict[str, Path]:
     """One adapter for each projection, of several ranks, and one on all of them."""
     return {
-        name: make_adapter(loaded, root / name, seed, r=RANKS[seed % len(RANKS)], target_modules=pattern)
+        name: make_adapter(loaded, root / name, seed, r=RANKS[seed % len(RANKS)], target_modules=pattern, std=std)
         for seed, (name, pattern) in enumerate(PROJECTIONS.items())
     }
 
@@ -64,14 +67,17 @@ class Passes:
 
     def __init__(self, loaded: LoadedModel, folders: dict[str, Path], rows: int = 128, weights: Any = "full") -> None:
         limits = EngineLimits(32, 96, 1, rows, 256, 1, 1, decoder="fused", weights=weights)
-        self._reference = LoadedModel(oracle_model(loaded).float(), loaded.processor, loaded.spec)
+        self._reference = copy.deepcopy(loaded.model).float()
         self._folders, self._models = folders, dict[Mix, Any]()
         self.vocabulary = loaded.model.lm_head.weight.shape[0]
         device, page = loaded.device, 64 if loaded.device.type == "cuda" else 16
         cache = PagedCache(loaded.model.config.get_text_config(), 256, page, device, loaded.dtype)
         self.decoder = FusedDecoder(loaded.model, cache, limits)
-        self._pages = list(range(256))
+        self._pages, self._page = list(range(256)), page
         self.table = SlotTable(32)
+        if device.type == "cuda":
+            self.decoder.stacks.reserve(192)
+            self.decoder._graphs.paced = False
         for name, folder in folders.items():
             host = prepare(read_weights(folder), loaded.dtype)
             slot, _ = self.table.place(name, host.rank) or (None, None)
@@ -86,7 +92,7 @@ class Passes:
             sequence = row.sequence
             sequence.tokens = list(row.ids)
             final = sequence.computed + tokens == len(row.ids)
-            while len(sequence.pages) * 16 < len(row.ids):
+            while len(sequence.pages) * self._page < len(row.ids):
                 sequence.pages.append(self._pages.pop())
             chunks.append(Chunk(sequence, sequence.computed, tokens, final))
         logits = self.decoder.step(chunks, lambda chunk: None).float().clone()
@@ -128,14 +134,21 @@ class Passes:
         return found
 
     def _model(self, mix: Mix) -> Any:
+        """PEFT over modules of its own that share the reference's weights; a mix by `add_weighted_adapter`."""
+        if not mix:
+            return self._reference
         if mix not in self._models:
-            parts = [(self._folders[name], weight) for name, weight in mix]
-            if not parts:
-                self._models[mix] = self._reference.model
-            elif len(parts) == 1 and parts[0][1] == 1.0:
-                self._models[mix] = peft_model(self._reference, parts[0][0])
-            else:
-                self._models[mix] = mix_adapters(self._reference, parts)
+            first, *others = mix
+            model: Any = PeftModel.from_pretrained(
+                shell_of(self._reference), str(self._folders[first[0]]), first[0], autocast_adapter_dtype=False
+            )
+            for name, _ in others:
+                model.load_adapter(str(self._folders[name]), name, autocast_adapter_dtype=False)
+            if others or first[1] != 1.0:
+                names, weights = zip(*mix, strict=True)
+                model.add_weighted_adapter(list(names), list(weights), "mixed", combination_type="cat")
+                model.set_adapter("mixed", inference_mode=True)
+            self._models[mix] = model.float().eval()
         return self._models[mix]
 
 
@@ -144,4 +157,6 @@ def draw_rows(count: int, tokens: int, vocabulary: int, mixes: Many[Mix], seed: 
     drawn = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocabulary - 8, (tokens,), generator=drawn).tolist()
     ends = [tokens * place // count for place in range(count + 1)]
-    return [Row(ids[low:high], mixes[i % len(mixes)]) for i, (low, high) in enumerate(zip(ends, ends[1:], strict=False))]
+    return [
+        Row(ids[low:high], mixes[i % len(mixes)]) for i, (low, high) in enumerate(zip(ends, ends[1:], strict=False))
+    ]

@@ -86,9 +86,7 @@ interpreted = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, at NaN
 ]
-SIZES = dict(
-    hidden_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=256
-)
+SIZES = dict(hidden_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=256)
 
 
 def planted_passes(passes, planted, mixes, prompts, answers):

@@ -18,9 +18,7 @@ from tests.engine.passes import MIX, PROJECTIONS, Passes, draw_rows, make_all  #
 from tests.support import random_model  # noqa: E402
 
 # Widths whose products are split into parts; one layer is enough, since the second would repeat the first.
-SIZES = dict(
-    hidden_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=512
-)
+SIZES = dict(hidden_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=512)
 SINGLE = [((name, 1.0),) for name in PROJECTIONS]
 EACH = [*SINGLE, MIX, ()]
 TOLERANCE = 0.01  # of float16, against float32 on the same weights

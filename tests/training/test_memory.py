@@ -5,7 +5,11 @@ import torch
 
 from training.memory import batches_that_fit
 
-ERRORS = [torch.OutOfMemoryError("no"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), MemoryError()]
+ERRORS = [
+    torch.OutOfMemoryError("no"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    MemoryError(),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)

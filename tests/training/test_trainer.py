@@ -114,8 +114,13 @@ CUDNN = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
     ("room", "checkpointing", "error"), [(500, False, Small.error), (110, True, CUBLAS), (500, False, CUDNN)]
 )
 def test_when_memory_ends_it_goes_on_in_smaller_pieces(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path,
-    room: int, checkpointing: bool, error: Exception,
+    fresh: LoadedModel,
+    hearing: Hearing,
+    examples: list[Example],
+    tmp_path: Path,
+    room: int,
+    checkpointing: bool,
+    error: Exception,
 ) -> None:
     adapted, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
     before, rows = adapted.state(), epoch(trainer._train, 6, 0, 0)[0]

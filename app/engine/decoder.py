@@ -5,7 +5,7 @@ nothing but torch.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -43,7 +43,8 @@ class Decoder(Protocol):
     def catch_up(self) -> bool:
         """Do, while nothing else is to be done, a piece of what makes later steps faster; False when there is none."""
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None: ...
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
+        """Make room for an adapter, at once; its weights are there when what is returned has come to its end."""
 
     def clear(self, slot: Slot) -> None: ...
 
@@ -87,11 +88,12 @@ class ModuleDecoder:
     def catch_up(self) -> bool:
         return False
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
         """The bank holds the language model's columns too."""
+        return iter(())
 
     def clear(self, slot: Slot) -> None:
-        """As `load`."""
+        """As `load`: the bank clears them."""
 
     def forget(self, sequence: EngineSequence) -> None:
         """Nothing is kept for a sequence."""

@@ -244,6 +244,7 @@ class Engine:
         self._relieve()
         self._take_inbox()
         self._drop_ended()
+        loading = self.residency.advance()
         chunks = self.scheduler.plan(self._claim)
         if chunks:
             self._step(chunks)
@@ -251,7 +252,7 @@ class Engine:
         self._land(1 if chunks and self.runner.overlaps else 0)
         self.listening.tasks.advance()
         self._look_after_background(time.monotonic() - begun)
-        if idle and not self.runner.catch_up():
+        if idle and not (loading or self.runner.catch_up()):
             self._wait()
 
     def _look_after_background(self, turn: float) -> None:

@@ -181,7 +181,8 @@ class FusedModel:
         lora_kernels.expand[(in_tiles + singles, triton.cdiv(width, block))](
             out, z, b, seats if tiles is None else tiles, seats if decoding is None else decoding, seats,
             stacks.shares, stacks.ranges, in_tiles, out.stride(0), z.shape[1], stacks.shares.shape[1], width,
-            PLACES=places, PLACE=place, ROWS=64 if in_tiles else 16, COLUMNS=16, BLOCK=block, DECODING=decoding is not None, num_warps=4,
+            PLACES=places, PLACE=place, ROWS=64 if in_tiles else 16, COLUMNS=16, BLOCK=block,
+            DECODING=decoding is not None, num_warps=4,
         )  # fmt: skip
 
     def _lora(self, name: str, index: int, z: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

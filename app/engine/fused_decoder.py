@@ -69,20 +69,23 @@ class FusedDecoder:
         self._most_columns = planned_columns(limits.max_resident)
 
     def warm_up(self) -> None:
-        """Compile every kernel and capture every shape: for the base, for adapters on q and v, and for any others."""
+        """Compile every kernel; capture every shape for the base and for adapters on q and v, and prepare the others.
+
+        Those for adapters that reach further are captured while nobody asks, or when they are met.
+        """
         self.stacks.reserve(self._affordable_columns())
         reaches = (None, Reach(COLUMNS, QUERY_VALUE), Reach(COLUMNS, LAYERS))
-        passes = [(*shape, reach) for reach in reaches for shape in self._shapes()]
-        self._graphs.paced = False
-        for done, (rows, decoding, reach) in enumerate(passes):
-            if done % _TOLD_EVERY == 0:
-                log.info("compiling kernels and capturing graphs: %d of %d shapes", done, len(passes))
-            self._blank(rows, decoding)
-            if rows:
-                self._run_packed(rows, decoding, self._tile_room(rows), reach)
-            else:
-                self._run_decode(decoding, reach)
-        self._graphs.paced = True
+        shapes = self._shapes()
+        for place, reach in enumerate(reaches):
+            with self._graphs.at_once(capture=reach is not reaches[-1]):
+                for done, (rows, decoding) in enumerate(shapes, place * len(shapes)):
+                    if done % _TOLD_EVERY == 0:
+                        log.info("compiling kernels and capturing graphs: %d of %d shapes", done, 3 * len(shapes))
+                    self._blank(rows, decoding)
+                    if rows:
+                        self._run_packed(rows, decoding, self._tile_room(rows), reach)
+                    else:
+                        self._run_decode(decoding, reach)
         self._model.warm_up_head()
         choose(self._model.logits[:1], [Sampling()], [[]], [None], [0], self.likeliest)
 
@@ -94,9 +97,9 @@ class FusedDecoder:
     def columns(self) -> int:
         return self.stacks.columns
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
         with self._graphs_in_step():
-            self.stacks.load(slot, adapter, capacity)
+            return self.stacks.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
         with self._graphs_in_step():

@@ -1,9 +1,11 @@
 """CUDA graphs of the decoder's passes: each shape is captured once and replayed from then on."""
 
 import logging
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 CAPTURE_SHARE = 0.1  # of the time, at most, while requests run
 MOST_GRAPHS = 256
+FLOOR = 384 << 20  # bytes of the device that captures leave to others; a graph of 7B takes some
 
 
 class GraphRunner(Generic[K]):
@@ -21,15 +24,14 @@ class GraphRunner(Generic[K]):
 
     A capture keeps the host busy for tens of milliseconds in which no step is queued. So that running streams do not
     wait for many of them in a row, captures take `CAPTURE_SHARE` of the time, and what is left is captured when
-    nothing else is to be done. ``paced``: False during the warm-up, when there is no stream.
+    nothing else is to be done. Where the device has less than `FLOOR` bytes left, nothing more is captured.
     """
 
     def __init__(self, enabled: bool) -> None:
-        self.paced = True
         self._enabled = enabled
         self._graphs: OrderedDict[K, Any] = OrderedDict()
         self._wanted: dict[K, Callable[[], object]] = {}
-        self._not_before = 0.0
+        self._not_before, self._unpaced = 0.0, False
         self._pool = torch.cuda.graph_pool_handle() if enabled else None
         self._stream = torch.cuda.Stream() if enabled else None  # type: ignore[no-untyped-call]
 
@@ -45,16 +47,27 @@ class GraphRunner(Generic[K]):
         run()
         if not self._enabled or key is None:
             return
-        if self.paced and time.monotonic() < self._not_before:
-            self._wanted[key] = run
+        if time.monotonic() < self._not_before:
+            self._wanted.pop(key, None)
+            self._wanted[key] = run  # the last
         else:
             self._capture(key, run)
 
+    @contextmanager
+    def at_once(self, capture: bool) -> Iterator[None]:
+        """While no stream runs: every pass is captured, or none, and all are left for later."""
+        self._not_before = -math.inf if capture else math.inf
+        self._unpaced = True
+        try:
+            yield
+        finally:
+            self._unpaced, self._not_before = False, 0.0
+
     def catch_up(self) -> bool:
-        """Capture one pass that had to run without a graph; False when there is none."""
+        """Capture the pass that ran last without a graph; False when there is none."""
         if not self._wanted:
             return False
-        key = next(iter(self._wanted))
+        key = next(reversed(self._wanted))
         self._capture(key, self._wanted[key])
         return True
 
@@ -68,6 +81,9 @@ class GraphRunner(Generic[K]):
         """Capture a pass that has run before, so that all it needs is compiled and loaded; nothing is computed."""
         began = time.monotonic()
         self._wanted.pop(key, None)
+        if torch.cuda.mem_get_info()[0] < FLOOR:
+            self._wanted.clear()
+            return
         try:
             self._graphs[key] = self._captured(run)
         except Exception as error:  # slower without, but the step itself is done
@@ -77,7 +93,8 @@ class GraphRunner(Generic[K]):
         while len(self._graphs) > MOST_GRAPHS:
             self._graphs.popitem(last=False)
         now = time.monotonic()
-        self._not_before = now + (now - began) * (1 / CAPTURE_SHARE - 1)
+        if not self._unpaced:
+            self._not_before = now + (now - began) * (1 / CAPTURE_SHARE - 1)
 
     def _captured(self, run: Callable[[], object]) -> Any:
         """A graph of ``run``. Unlike `torch.cuda.graph` it neither waits for the device nor empties the allocator."""

@@ -73,10 +73,10 @@ class Runner:
         """As `Decoder.columns`."""
         return self.decoder.columns
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
-        """Make an adapter resident in its slot."""
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
+        """Make an adapter resident in its slot, which it is when what is returned has come to its end."""
         self.bank.load(slot, adapter, capacity)
-        self.decoder.load(slot, adapter, capacity)
+        return self.decoder.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
         self.bank.clear(slot)

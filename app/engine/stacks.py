@@ -5,7 +5,7 @@ first ``columns`` of all of them are one matrix, one product gives every z, and 
 own adapters reach.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ GROUPS = {
     "head": ("lm_head",),
 }
 _GROUP_OF = {name: (group, index) for group, names in GROUPS.items() for index, name in enumerate(names)}
+PIECE = 16 << 20  # bytes of an adapter that are copied between two steps: a few milliseconds
 HEAD = frozenset(GROUPS["head"])
 LAYERS = frozenset(_GROUP_OF) - HEAD
 QUERY_VALUE = frozenset({"self_attn.q_proj", "self_attn.v_proj"})
@@ -97,19 +98,33 @@ class LoraStacks:
         for name in sorted(LAYERS):
             self._ensure(name)
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
-        """Copy an adapter's stacks into its slot's columns; ``capacity``: columns up to the end of the last slot."""
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
+        """Make room for an adapter, at once; each turn of what is returned copies a piece of it into its columns.
+
+        ``capacity``: columns up to the end of the last slot.
+        """
         self._slots[slot.uid] = slot, frozenset(adapter.stacks)
         self._grow(capacity)
+        for name in adapter.stacks:
+            self._ensure(name)
+        return self._copy(slot, adapter)
+
+    def _copy(self, slot: Slot, adapter: HostAdapter) -> Iterator[None]:
+        copied = 0
         for name, stack in adapter.stacks.items():
             group, index = _GROUP_OF[name]
-            self._ensure(name)
             depth, rank, _ = stack.a.shape
-            held = self.groups[group]
-            a = stack.a.to(self._device, non_blocking=True)
-            held.a[:depth, slot.start : slot.start + rank, index].copy_(a)
-            b = stack.b.to(self._device, non_blocking=True).transpose(1, 2)
-            held.b[index][:depth, slot.start : slot.start + rank].copy_(b)
+            columns = slice(slot.start, slot.start + rank)
+            step = max(1, PIECE * depth // (stack.a.nbytes + stack.b.nbytes))
+            for low in range(0, depth, step):
+                layers = slice(low, min(low + step, depth))
+                a, b = (part[layers].to(self._device, non_blocking=True) for part in (stack.a, stack.b))
+                self.groups[group].a[layers, columns, index].copy_(a)
+                self.groups[group].b[index][layers, columns].copy_(b.transpose(1, 2))
+                copied += a.nbytes + b.nbytes
+                if copied >= PIECE:
+                    copied = 0
+                    yield
 
     def clear(self, slot: Slot) -> None:
         """Zero an evicted adapter's columns."""
@@ -157,7 +172,7 @@ class LoraStacks:
         a = self._zeros((depth, columns, len(names), self._linears[name].in_features))
         b = [self._zeros((depth, columns, self._linears[each].out_features)) for each in names]
         self.groups[group] = Group([a, *b])
-        self.generation += 1
+        self.generation += name not in HEAD  # what reads the head's columns was captured when there were some
 
     def _grow(self, capacity: int) -> None:
         """Columns for ``capacity``: twice as many where there is memory for them, else no more than needed.

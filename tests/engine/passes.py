@@ -1,6 +1,7 @@
 """Steps of the fused decoder made by hand, each row's logits beside those of plain transformers + PEFT."""
 
 import copy
+import itertools
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,12 +78,13 @@ class Passes:
         self.table = SlotTable(32)
         if device.type == "cuda":
             self.decoder.stacks.reserve(192)
-            self.decoder._graphs.paced = False
+            self.decoder._graphs._unpaced = True
         for name, folder in folders.items():
             host = prepare(read_weights(folder), loaded.dtype)
             slot, _ = self.table.place(name, host.rank) or (None, None)
             assert slot is not None
-            self.decoder.load(slot, host, self.table.capacity)
+            for _ in self.decoder.load(slot, host, self.table.capacity):
+                pass
 
     @torch.inference_mode()
     def step(self, *work: tuple[Row, int]) -> torch.Tensor:
@@ -157,6 +159,4 @@ def draw_rows(count: int, tokens: int, vocabulary: int, mixes: Many[Mix], seed: 
     drawn = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocabulary - 8, (tokens,), generator=drawn).tolist()
     ends = [tokens * place // count for place in range(count + 1)]
-    return [
-        Row(ids[low:high], mixes[i % len(mixes)]) for i, (low, high) in enumerate(zip(ends, ends[1:], strict=False))
-    ]
+    return [Row(ids[low:high], mixes[i % len(mixes)]) for i, (low, high) in enumerate(itertools.pairwise(ends))]

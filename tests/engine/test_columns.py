@@ -92,20 +92,19 @@ def test_pinned_adapters_are_not_evicted_and_not_waited_for(narrow, answers_of):
     assert answer.tokens == answers_of(other)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 class TestFused:
-    pytestmark = [
-        pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves"),
-        pytest.mark.filterwarnings("ignore::RuntimeWarning"),
-    ]
-
     def test_by_turns(self, tmp_path, wide_folders, answers_of, monkeypatch):
         pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
         from app.engine import fused, fused_decoder
+        from app.engine import stacks
         from app.engine.stacks import LoraStacks
 
         for module, name, value in (
             (fused_decoder, "_ROW_STEP", 16), (fused_decoder, "TILE", 16), (fused_decoder, "_ROWS", ()),
             (fused, "TILE", 16), (fused, "_PROGRAMS", 16),
+            (stacks, "PIECE", 40_000),  # so that an adapter comes in several pieces
         ):  # fmt: skip
             monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(fused_decoder.FusedDecoder, "warm_up", lambda self: None)

@@ -81,11 +81,6 @@ def test_neighbours_of_a_broken_adapter_get_their_answers(drive, expected, plant
 
 
 triton = importlib.util.find_spec("triton")
-interpreted = [
-    pytest.mark.skipif(triton is None, reason="needs Triton; without a GPU its interpreter is enough"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, at NaN
-]
 SIZES = dict(hidden_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=256)
 
 
@@ -131,9 +126,10 @@ def passes(tmp_path_factory):
     return Passes(loaded, make_all(loaded, tmp_path_factory.mktemp("projections")))
 
 
+@pytest.mark.skipif(triton is None, reason="needs Triton; without a GPU its interpreter is enough")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels themselves")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, at NaN
 class TestFused:
-    pytestmark = interpreted
-
     @pytest.fixture(autouse=True)
     def _as_on_cuda(self, monkeypatch):
         from app.engine import fused, products

@@ -104,14 +104,16 @@ def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **text: Any)
     return LoadedModel(model, processor, describe(model, "random", "f" * 64))
 
 
-def make_adapter(loaded: LoadedModel, folder: Path, seed: int, saved: bool = True, **config: Any) -> Path:
+def make_adapter(
+    loaded: LoadedModel, folder: Path, seed: int, saved: bool = True, std: float = 0.2, **config: Any
+) -> Path:
     """A PEFT adapter with random weights, as `save_pretrained` writes it."""
     torch.manual_seed(seed)
     lora = LoraConfig(**({"r": 4, "lora_alpha": 16, "target_modules": QV} | config))
     model = get_peft_model(copy.deepcopy(loaded.model), lora, autocast_adapter_dtype=False)
     for path, parameter in model.named_parameters():
         if "lora_" in path and "magnitude" not in path:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=std)
         elif "magnitude" in path or "modules_to_save" in path or (parameter.requires_grad and path.endswith("bias")):
             parameter.data = parameter.data + 0.2 * torch.randn_like(parameter) * parameter.data.abs().mean()
     with warnings.catch_warnings():  # PEFT takes a bias of lora_B for a tensor that lost a dimension

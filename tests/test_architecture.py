@@ -40,6 +40,7 @@ ALLOWED = {
 NEED_TRITON = (
     "app.engine.attention_kernels",
     "app.engine.kernels",
+    "app.engine.lora_kernels",
     "app.engine.tower_graphs",
     "app.engine.products",
     "app.engine.fused",

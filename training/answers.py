@@ -8,6 +8,7 @@ import torch
 from app.model.prompt import PromptRenderer
 from training.examples import Example
 from training.forward import Forward
+from training.memory import batches_that_fit
 
 BATCH = 8
 
@@ -27,9 +28,11 @@ class Answerer:
         model: Any = self._forward.model
         trained = model.training
         model.eval()
-        for first in range(0, len(order), BATCH):
-            places = order[first : first + BATCH]
-            found = self._batch([examples[place] for place in places], silent)
+
+        def batch(places: Sequence[int]) -> list[str]:
+            return self._batch([examples[place] for place in places], silent)
+
+        for places, found in batches_that_fit(order, BATCH, batch):
             answers.update(zip(places, found, strict=True))
         model.train(trained)
         return [answers[place] for place in range(len(examples))]

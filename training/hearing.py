@@ -16,6 +16,7 @@ from app.model.features import Clip, FeatureExtractor
 from app.model.tower import run_tower
 from training.data.rows import Sound
 from training.events import TrainingFailed
+from training.memory import batches_that_fit
 from training.workers import Workers
 
 TOWER_BATCH = 8  # clips encoded together
@@ -99,13 +100,13 @@ class Hearing:
         if not self._tower_trained:
             return [load_file(self._file(clip.key))["hidden"] for clip in clips]
         heard = [self.clips(clip.sound)[clip.index] for clip in clips]
-        return run_tower(self._tower, [clip.mel for clip in heard], [clip.frames for clip in heard])
+        return self._through_tower(heard)
 
     def silence(self, clips: Sequence[HeardClip]) -> list[torch.Tensor]:
         """The tower's output of silence as long as each clip."""
         samples = [np.zeros(clip.frames * self.features.hop, np.float32) for clip in clips]
         silent = [self.features.clip(wave, "silence") for wave in samples]
-        return run_tower(self._tower, [clip.mel for clip in silent], [clip.frames for clip in silent])
+        return self._through_tower(silent)
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip]) -> None:
@@ -115,14 +116,15 @@ class Hearing:
             return
         self._cache.mkdir(parents=True, exist_ok=True)
         ordered = sorted(missing.values(), key=lambda clip: clip.frames)
-        for first in range(0, len(ordered), TOWER_BATCH):
-            batch = ordered[first : first + TOWER_BATCH]
-            hidden = run_tower(self._tower, [clip.mel for clip in batch], [clip.frames for clip in batch])
+        for batch, hidden in batches_that_fit(ordered, TOWER_BATCH, self._through_tower):
             for clip, output in zip(batch, hidden, strict=True):
                 target = self._file(clip.key)
                 temporary = target.with_suffix(f".{uuid4().hex}.writing")  # another process may write it as well
                 save_file({"hidden": output.contiguous().cpu()}, temporary)
                 temporary.replace(target)  # a run that is killed leaves no half entry
+
+    def _through_tower(self, clips: Sequence[Clip]) -> list[torch.Tensor]:
+        return run_tower(self._tower, [clip.mel for clip in clips], [clip.frames for clip in clips])
 
     def _file(self, key: str) -> Path:
         return self._cache / f"{key.replace(':', '-')}.safetensors"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.model.device_memory import is_out_of_memory
 from training.adapt import Adapted
 from training.batches import epoch, micro_batches
 from training.events import Events, TrainingFailed
@@ -159,17 +160,31 @@ class Trainer:
     def _gradients(self, rows: Sequence[Example]) -> float:
         """This process's share of a step's loss, its gradients in place; again in smaller pieces when memory ends."""
         tokens = supervised(rows)
-        while True:
+
+        def attempt() -> float:
             self._optimiser.zero_grad(set_to_none=True)
             total = 0.0
+            for piece in self._pieces(rows):
+                loss = self._forward.loss(piece) / tokens
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            return total
+
+        return self._fitting(rows, attempt)
+
+    def _fitting(self, rows: Sequence[Example], attempt: Callable[[], float]) -> float:
+        """What ``attempt`` at ``rows`` returns, made again with less in memory as long as that runs out.
+
+        Raises TrainingFailed when one row alone is too much.
+        """
+        while True:
             try:
-                for piece in self._pieces(rows):
-                    loss = self._forward.loss(piece) / tokens
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach())
-                return total
-            except torch.OutOfMemoryError:
-                self._spare_memory(max(len(row.ids) for row in rows))
+                return attempt()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # not while the exception is handled: its frames hold the activations that are to be freed
+            self._spare_memory(max(len(row.ids) for row in rows))
 
     def _pieces(self, rows: Sequence[Example]) -> list[list[Example]]:
         """This process's micro-batches; neighbours by length go to different processes, so that none waits long."""
@@ -194,8 +209,9 @@ class Trainer:
     def validation_loss(self) -> float:
         """Mean cross entropy per supervised token on the held-out rows."""
         self._adapted.peft.eval()
-        total = self._workers.add(sum(float(self._forward.loss(piece)) for piece in self._pieces(self._validation)))
-        return total / supervised(self._validation)
+        rows = self._validation
+        own = self._fitting(rows, lambda: sum(float(self._forward.loss(piece)) for piece in self._pieces(rows)))
+        return self._workers.add(own) / supervised(rows)
 
     def _evaluate(self) -> None:
         """The loss on the held-out rows; parameters that `watch` objects to are never the best."""

@@ -5,7 +5,7 @@ nothing but torch.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,13 +28,23 @@ class Embedder(Protocol):
 
 
 class Decoder(Protocol):
-    """``overlaps``: `step` returns before the device is done, and may follow a step whose tokens nobody read yet."""
+    """``overlaps``: `step` returns before the device is done, and may follow a step whose tokens nobody read yet.
+
+    ``columns``: of adapters that can be resident without more memory.
+    """
 
     overlaps: bool
 
+    @property
+    def columns(self) -> int: ...
+
     def warm_up(self) -> None: ...
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None: ...
+    def catch_up(self) -> bool:
+        """Do, while nothing else is to be done, a piece of what makes later steps faster; False when there is none."""
+
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
+        """Make room for an adapter, at once; its weights are there when what is returned has come to its end."""
 
     def clear(self, slot: Slot) -> None: ...
 
@@ -68,14 +78,22 @@ class ModuleDecoder:
         self._bank, self._cache = bank, cache
         self._device = cache.keys.device
 
+    @property
+    def columns(self) -> int:
+        return self._bank.columns
+
     def warm_up(self) -> None:
         """Nothing to compile."""
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
+    def catch_up(self) -> bool:
+        return False
+
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
         """The bank holds the language model's columns too."""
+        return iter(())
 
     def clear(self, slot: Slot) -> None:
-        """As `load`."""
+        """As `load`: the bank clears them."""
 
     def forget(self, sequence: EngineSequence) -> None:
         """Nothing is kept for a sequence."""
@@ -105,7 +123,7 @@ class ModuleDecoder:
     def _head(self, hidden: torch.Tensor, last: list[int]) -> torch.Tensor:
         """Logits [last, vocabulary] of the packed positions ``last`` alone."""
         mask = self._lm_head.mask
-        if mask is not None:
+        if mask is not None and self._lm_head.own is None:  # else one row's, whatever the position
             self._lm_head.mask = mask[:, last]
         logits: torch.Tensor = self._lm_head(hidden[:, last])[0]
         self._lm_head.mask = mask

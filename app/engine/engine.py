@@ -225,7 +225,9 @@ class Engine:
         if fault is not error:
             log.error("%s", failed, exc_info=error)
         self._cramped |= isinstance(fault, OutOfMemory)
-        if isinstance(fault, EngineFault) and not self.runner.alive():
+        if isinstance(fault, DeviceLost):
+            self.lost = True
+        elif isinstance(fault, EngineFault | OutOfMemory) and not self.runner.alive():
             log.critical("the device is lost; nothing is answered until the process is restarted")
             self.lost, fault = True, DeviceLost()
         return fault
@@ -242,6 +244,7 @@ class Engine:
         self._relieve()
         self._take_inbox()
         self._drop_ended()
+        loading = self.residency.advance()
         chunks = self.scheduler.plan(self._claim)
         if chunks:
             self._step(chunks)
@@ -249,7 +252,7 @@ class Engine:
         self._land(1 if chunks and self.runner.overlaps else 0)
         self.listening.tasks.advance()
         self._look_after_background(time.monotonic() - begun)
-        if idle:
+        if idle and not (loading or self.runner.catch_up()):
             self._wait()
 
     def _look_after_background(self, turn: float) -> None:

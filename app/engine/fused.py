@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import triton
 
-from app.engine import attention_kernels, kernels
+from app.engine import attention_kernels, kernels, lora_kernels
 from app.engine.joined import joined
 from app.engine.kv_cache import PagedCache
 from app.engine.products import MOST_PARTS, SKINNY, Matrix, parts_of, product
-from app.engine.stacks import GROUPS, LoraStacks
+from app.engine.slots import COLUMNS
+from app.engine.stacks import GROUPS, LoraStacks, Reach
 
 TILE = 128  # rows of one sequence that a program of the prefill attention takes
 _PROGRAMS = 512  # of the decode attention, about what keeps the memory busy
@@ -74,10 +75,10 @@ class FusedModel:
         self.width, self.inner = config.hidden_size, config.intermediate_size
         self._eps = config.rms_norm_eps
         self._layers = [_join(layer, quantise) for layer in language_model.layers]
-        if cache.keys.is_cuda:
-            torch.cuda.empty_cache()  # the parts that were joined are free: let whatever is not PyTorch's have them too
         self._norm = language_model.norm.weight
         self._head = Matrix.of(model.lm_head.weight, quantise)
+        if cache.keys.is_cuda:
+            torch.cuda.empty_cache()  # the parts that were joined are free: let whatever is not PyTorch's have them too
         self._group = _heads_together(self.heads, self.kv_heads)
         frequency = language_model.rotary_emb.inv_freq.float()
         angles = torch.arange(positions, device=frequency.device)[:, None] * frequency
@@ -98,10 +99,10 @@ class FusedModel:
         self._sums = buffer(MOST_PARTS * SKINNY * self.width, kind=torch.float32)
         self._stats = buffer(most_parts, 2, kind=torch.float32)
 
-    def run(self, rows: Rows, tables: torch.Tensor, lora: bool) -> None:
+    def run(self, rows: Rows, tables: torch.Tensor, reach: Reach | None) -> None:
         """From embeddings in ``x`` to normed hidden states in ``h``; keys and values go to the cache.
 
-        ``tables``: pages of each seat [seats, pages], int32. ``lora``: whether any row has an adapter.
+        ``tables``: pages of each seat [seats, pages], int32. ``reach``: of the rows' adapters; None without any.
         """
         n = rows.seats.shape[0]
         h, qkv, attended = self.h[:n], self._qkv[:n], self._attended[:n]
@@ -109,48 +110,80 @@ class FusedModel:
         norms = [layer.input_norm for layer in self._layers[1:]] + [self._norm]
         self._add_norm(rows, self._layers[0].input_norm, None)
         for index, layer in enumerate(self._layers):
-            z = self._project("qkv", index, h, layer.qkv, qkv, rows, lora)
+            z = self._project("qkv", index, h, layer.qkv, qkv, rows, reach)
             self._rope_write(rows, index, layer.bias, tables, z)
             self._attend(rows, index, tables)
             delta = self._delta_of(attended, layer.out)
-            z = self._project("out", index, attended, layer.out, delta, rows, lora)
+            z = self._project("out", index, attended, layer.out, delta, rows, reach)
             self._add_norm(rows, layer.post_norm, delta, index, z, "out")
-            z = self._project("mlp", index, h, layer.gate_up, both, rows, lora)
+            z = self._project("mlp", index, h, layer.gate_up, both, rows, reach)
             self._silu_mul(rows, index, z)
             delta = self._delta_of(act, layer.down)
-            z = self._project("down", index, act, layer.down, delta, rows, lora)
+            z = self._project("down", index, act, layer.down, delta, rows, reach)
             self._add_norm(rows, norms[index], delta, index, z, "down")
 
-    def head(self, hidden: torch.Tensor, seats: torch.Tensor, out: torch.Tensor, lora: bool) -> torch.Tensor:
+    def head(self, hidden: torch.Tensor, seats: torch.Tensor, out: torch.Tensor, reach: Reach | None) -> torch.Tensor:
         """Logits [rows, vocabulary] of ``hidden`` [rows, hidden size], into ``out``."""
-        product(hidden, self._head, out)
-        held = self.stacks.groups.get("head") if lora else None
-        if held is not None:
-            out.addmm_(masked(hidden @ held.a[0].t(), self.stacks.shares[seats]), held.b[0][0])
+        a = self._a("head", 0, reach)
+        z = product(hidden, self._head, out, a)
+        if z is not None:
+            self._expand(out, z, self.stacks.groups["head"].b[0][0], seats, None, None)
         return out
 
+    def warm_up_head(self) -> None:
+        """Compile what an adapter on the head needs beyond others; columns for it are allocated when one comes."""
+        b = self._head.weight.new_zeros(COLUMNS, self._head.weight.shape[0])
+        nobody = torch.full((1,), self.stacks.nobody, device=self._device, dtype=torch.int32)
+        self._expand(self.logits[:1], b.new_zeros(1, COLUMNS), b, nobody, None, None)
+
+    def _a(self, name: str, index: int, reach: Reach | None) -> torch.Tensor | None:
+        """A [columns · projections, in] of one layer of a group, as far as ``reach`` goes; None where it does not."""
+        held = self.stacks.groups.get(name) if reach and reach.reads(name) else None
+        return None if held is None or reach is None else held.a[index, : reach.columns].flatten(0, 1)
+
     def _project(
-        self, name: str, index: int, x: torch.Tensor, matrix: Matrix, out: torch.Tensor, rows: Rows, lora: bool
+        self, name: str, index: int, x: torch.Tensor, matrix: Matrix, out: torch.Tensor, rows: Rows, reach: Reach | None
     ) -> torch.Tensor | None:
         """``out`` = x Wᵀ, and z = x Aᵀ of the group beside it. Prefill adds z B here; for decode the next kernel does.
 
-        Returns z [rows, projections · columns] where it is still to be added.
+        ``out`` may be parts still to be summed. Returns z [rows, columns · projections] where it is still to be added.
         """
-        held = self.stacks.groups.get(name) if lora else None
-        if held is None:
-            return product(x, matrix, out)
-        z = product(x, matrix, out, held.a[index])
-        assert z is not None
-        if rows.tiles is None:
+        z = product(x, matrix, out, self._a(name, index, reach))
+        if z is None or reach is None or rows.tiles is None:
             return z
-        columns, start = self.stacks.columns, 0
-        kernels.weigh[(z.shape[0],)](z, rows.seats, self.stacks.shares, columns, z.shape[1], BLOCK=256, num_warps=2)
-        for place, (part, b) in enumerate(zip(torch.split(z, columns, 1), held.b, strict=True)):
+        target, start = out[0] if out.dim() == 3 else out, 0
+        for place, (projection, b) in enumerate(zip(GROUPS[name], self.stacks.groups[name].b, strict=True)):
             width = b.shape[2]
-            if place in held.touched:
-                out[:, start : start + width].addmm_(part, b[index])
+            if projection in reach.projections:
+                part = target[:, start : start + width]
+                self._expand(part, z, b[index], rows.seats, rows.tiles, rows.decoding, len(GROUPS[name]), place)
             start += width
         return None
+
+    def _expand(
+        self,
+        out: torch.Tensor,
+        z: torch.Tensor,
+        b: torch.Tensor,
+        seats: torch.Tensor,
+        tiles: torch.Tensor | None,
+        decoding: torch.Tensor | None,
+        places: int = 1,
+        place: int = 0,
+    ) -> None:
+        """``out`` [rows, width] += what one projection's B [columns, width] makes of each row's own columns of z.
+
+        Rows are those of ``tiles`` and the first, which decode; without tiles all, each by itself.
+        """
+        width, stacks, block = b.shape[1], self.stacks, 128
+        in_tiles = 0 if tiles is None else tiles.shape[0]
+        singles = out.shape[0] if tiles is None else 0 if decoding is None else decoding.shape[0]
+        lora_kernels.expand[(in_tiles + singles, triton.cdiv(width, block))](
+            out, z, b, seats if tiles is None else tiles, seats if decoding is None else decoding, seats,
+            stacks.shares, stacks.ranges, in_tiles, out.stride(0), z.shape[1], stacks.shares.shape[1], width,
+            PLACES=places, PLACE=place, ROWS=64 if in_tiles else 16, COLUMNS=16, BLOCK=block,
+            DECODING=decoding is not None, num_warps=4,
+        )  # fmt: skip
 
     def _lora(self, name: str, index: int, z: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """What a kernel wants of a group: z, each B, shares and ranges; anything where there is nothing to add."""
@@ -158,6 +191,10 @@ class FusedModel:
         if z is None:
             return (self.x, *(self.x for _ in GROUPS[name]), stacks.shares, stacks.ranges)
         return (z, *(b[index] for b in stacks.groups[name].b), stacks.shares, stacks.ranges)
+
+    def _strides(self, name: str, z: torch.Tensor | None) -> tuple[int, int]:
+        """Columns of z, and of the shares."""
+        return 0 if z is None else z.shape[1] // len(GROUPS[name]), self.stacks.shares.shape[1]
 
     def _delta_of(self, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         """Where a product that is to be added to ``x`` goes: [rows, hidden], or [parts, rows, hidden] to be summed."""
@@ -180,7 +217,7 @@ class FusedModel:
         parts = 0 if delta is None else delta.shape[0] if delta.dim() == 3 else 1
         kernels.add_norm[(n,)](
             self.x, self.x if delta is None else delta, weight, self.h, rows.seats, *self._lora(name, index, z),
-            self._eps, self.width, self.stacks.columns, n * self.width, PARTS=parts,
+            self._eps, self.width, *self._strides(name, z), n * self.width, PARTS=parts,
             BLOCK=triton.next_power_of_2(self.width), LORA=z is not None, SHARES=4, num_warps=8, **self._early(rows),
         )  # fmt: skip
 
@@ -191,7 +228,7 @@ class FusedModel:
         group = self._group if rows.tiles is not None else min(2, self._group)  # few rows: more programs
         kernels.rope_write[(rows.seats.shape[0], (self.heads + 2 * self.kv_heads) // group)](
             self._qkv, bias, self._cos, self._sin, rows.positions, rows.seats, tables, self._q, self._cache.keys[index],
-            self._cache.values[index], *self._lora("qkv", index, z), tables.shape[1], self.stacks.columns,
+            self._cache.values[index], *self._lora("qkv", index, z), tables.shape[1], *self._strides("qkv", z),
             HEADS=self.heads, KV_HEADS=self.kv_heads, DIM=self.dim, PAGE=self._cache.page_size, GROUP=group,
             LORA=z is not None, SHARES=8, num_warps=4 if group > 2 else 1, **self._early(rows),
         )  # fmt: skip
@@ -226,14 +263,9 @@ class FusedModel:
     def _silu_mul(self, rows: Rows, index: int, z: torch.Tensor | None) -> None:
         block = 1024
         kernels.silu_mul[(rows.seats.shape[0], triton.cdiv(self.inner, block))](
-            self._both, self._act, rows.seats, *self._lora("mlp", index, z), self.inner, self.stacks.columns,
+            self._both, self._act, rows.seats, *self._lora("mlp", index, z), self.inner, *self._strides("mlp", z),
             BLOCK=block, LORA=z is not None, SHARES=8, num_warps=4, **self._early(rows),
         )  # fmt: skip
-
-
-def masked(z: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """z [rows, columns] weighted by each row's shares; of what a row does not use, not even a NaN gets through."""
-    return torch.where(shares != 0, z * shares, 0).to(z.dtype)
 
 
 def _heads_together(heads: int, kv_heads: int) -> int:

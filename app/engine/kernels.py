@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from app.engine.lora_kernels import expand_row
+
 
 def early(rows: int, device: torch.device) -> dict[str, bool]:
     """Options of a launch over ``rows``: `EARLY` for one alone, where the hardware can. More rows gained nothing."""
@@ -40,28 +42,9 @@ def await_last(EARLY: tl.constexpr):
 
 
 @triton.jit
-def _expand(z_row, b, weights, low, high, out_start, out_stride, offsets, inside, BLOCK: tl.constexpr):
-    """Σ over a row's own columns: weight · z[column] · B[column, out], for ``offsets`` of the outputs."""
-    total = tl.zeros(offsets.shape, tl.float32)
-    for first in range(low, high, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        own = column < high
-        weight = tl.load(weights + column, mask=own, other=0.0)
-        used = weight != 0.0  # of unused columns nothing is read, whatever lies there
-        z = tl.load(z_row + column, mask=used, other=0.0).to(tl.float32) * weight
-        rows = tl.load(
-            b + column[:, None].to(tl.int64) * out_stride + out_start + offsets[None, :],
-            mask=used[:, None] & inside[None, :],
-            other=0.0,
-        )
-        total += tl.sum(z[:, None] * rows.to(tl.float32), 0)
-    return total
-
-
-@triton.jit
 def add_norm(
     x_ptr, delta_ptr, weight_ptr, out_ptr, seats_ptr, z_ptr, b_ptr, shares_ptr, ranges_ptr, eps, width, columns,
-    part_size, PARTS: tl.constexpr, BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr,
+    seat_columns, part_size, PARTS: tl.constexpr, BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr,
     EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """x += the sum of ``PARTS`` deltas (none at first) and LoRA's; out = RMSNorm(x)."""
@@ -78,9 +61,9 @@ def add_norm(
         if LORA:
             seat = tl.load(seats_ptr + row)
             low, high = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
-            more = _expand(
-                z_ptr + row * columns, b_ptr, shares_ptr + seat * columns, low, high, 0, width, offset,
-                inside, SHARES,
+            more = expand_row(
+                z_ptr + row * columns, b_ptr, shares_ptr + seat * seat_columns, low, high, 0, width, offset,
+                inside, 1, SHARES,
             )  # fmt: skip
             delta += more
         delta = delta.to(x.dtype)
@@ -96,7 +79,7 @@ def add_norm(
 @triton.jit
 def rope_write(
     qkv_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, seats_ptr, tables_ptr, q_ptr, k_ptr, v_ptr,
-    z_ptr, bq_ptr, bk_ptr, bv_ptr, shares_ptr, ranges_ptr, table_width, columns,
+    z_ptr, bq_ptr, bk_ptr, bv_ptr, shares_ptr, ranges_ptr, table_width, columns, seat_columns,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     LORA: tl.constexpr, SHARES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
@@ -124,18 +107,18 @@ def rope_write(
     second = tl.load(x + high).to(tl.float32) + tl.load(bias_ptr + source + high).to(tl.float32)
     if LORA:
         begin, end = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
-        shares = shares_ptr + seat * columns
+        shares = shares_ptr + seat * seat_columns
         z = z_ptr + row * 3 * columns
         if is_query:
-            first += _expand(z, bq_ptr, shares, begin, end, source, Q, low, everywhere, SHARES)
-            second += _expand(z, bq_ptr, shares, begin, end, source, Q, high, everywhere, SHARES)
+            first += expand_row(z, bq_ptr, shares, begin, end, source, Q, low, everywhere, 3, SHARES)
+            second += expand_row(z, bq_ptr, shares, begin, end, source, Q, high, everywhere, 3, SHARES)
         elif is_key:
-            first += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, low, everywhere, SHARES)
-            second += _expand(z + columns, bk_ptr, shares, begin, end, source - Q, KV, high, everywhere, SHARES)
+            first += expand_row(z + 1, bk_ptr, shares, begin, end, source - Q, KV, low, everywhere, 3, SHARES)
+            second += expand_row(z + 1, bk_ptr, shares, begin, end, source - Q, KV, high, everywhere, 3, SHARES)
         else:
             start = source - Q - KV
-            first += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, low, everywhere, SHARES)
-            second += _expand(z + 2 * columns, bv_ptr, shares, begin, end, start, KV, high, everywhere, SHARES)
+            first += expand_row(z + 2, bv_ptr, shares, begin, end, start, KV, low, everywhere, 3, SHARES)
+            second += expand_row(z + 2, bv_ptr, shares, begin, end, start, KV, high, everywhere, 3, SHARES)
     kind = qkv_ptr.dtype.element_ty
     # rounded to the model's dtype here, as transformers' own projection is
     first, second = first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
@@ -158,7 +141,7 @@ def rope_write(
 
 @triton.jit
 def silu_mul(
-    both_ptr, out_ptr, seats_ptr, z_ptr, bg_ptr, bu_ptr, shares_ptr, ranges_ptr, width, columns,
+    both_ptr, out_ptr, seats_ptr, z_ptr, bg_ptr, bu_ptr, shares_ptr, ranges_ptr, width, columns, seat_columns,
     BLOCK: tl.constexpr, LORA: tl.constexpr, SHARES: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     let_next_start(EARLY)
@@ -173,10 +156,10 @@ def silu_mul(
     if LORA:
         seat = tl.load(seats_ptr + row)
         low, high = tl.load(ranges_ptr + 2 * seat), tl.load(ranges_ptr + 2 * seat + 1)
-        weights = shares_ptr + seat * columns
+        shares = shares_ptr + seat * seat_columns
         z_row = z_ptr + row * 2 * columns
-        gate += _expand(z_row, bg_ptr, weights, low, high, start, width, offset, inside, SHARES)
-        up += _expand(z_row + columns, bu_ptr, weights, low, high, start, width, offset, inside, SHARES)
+        gate += expand_row(z_row, bg_ptr, shares, low, high, start, width, offset, inside, 2, SHARES)
+        up += expand_row(z_row + 1, bu_ptr, shares, low, high, start, width, offset, inside, 2, SHARES)
         gate, up = gate.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
     gate = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
     tl.store(out_ptr + row * width + start + offset, (gate * up).to(kind), mask=inside)
@@ -267,19 +250,6 @@ def skinny(
             total *= tl.load(scale_ptr + output)[None, :]
         out = out_ptr + part * rows * outputs + row[:, None] * outputs + output[None, :]
         tl.store(out, total.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
-
-
-@triton.jit
-def weigh(z_ptr, seats_ptr, shares_ptr, columns, width, BLOCK: tl.constexpr):
-    """z [rows, width] times each row's shares [columns], over and over along the row; zero where it has none."""
-    row = tl.program_id(0).to(tl.int64)
-    seat = tl.load(seats_ptr + row).to(tl.int64)
-    for start in range(0, width, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        inside = place < width
-        share = tl.load(shares_ptr + seat * columns + place % columns, mask=inside, other=0.0)
-        z = tl.load(z_ptr + row * width + place, mask=inside & (share != 0.0), other=0.0)
-        tl.store(z_ptr + row * width + place, (z.to(tl.float32) * share).to(z.dtype), mask=inside)
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from torch import nn
 from app.engine.slots import Slot
 from app.errors import AdapterRejected
 from app.model.base import part_of
+from app.registry.scaling import overflow, scaled
 from app.registry.weights import AdapterWeights, LoraPair
 
 _LAYERS = "model.language_model.layers."
@@ -56,14 +57,24 @@ def prepare(weights: AdapterWeights, dtype: torch.dtype) -> HostAdapter:
     held = [tensor for stack in stacks.values() for tensor in (stack.a, stack.b)]
     for path, pair in weights.lora.items():
         if path not in pairs:
-            pairs[path] = Pair(pair.a.to(dtype).contiguous(), (pair.b.float() * pair.scaling).to(dtype).contiguous())
+            pairs[path] = Pair(pair.a.to(dtype).contiguous(), scaled(pair.b, pair.scaling, dtype).contiguous())
             held += [pairs[path].a, pairs[path].b]
     projector = {path: tensor.to(dtype) for path, tensor in weights.projector.items()}
-    # 0 · inf is NaN: one such number in the columns would spoil the rows of every other request
-    if dtype == torch.float16 and not all(torch.isfinite(tensor).all() for tensor in [*held, *projector.values()]):
-        raise AdapterRejected("The adapter's numbers are too large for float16; serve with OVERTONE_DTYPE=bfloat16")
-    size = sum(tensor.nbytes for tensor in [*held, *projector.values()])
-    return HostAdapter(pairs, projector, weights.rank, size, stacks)
+    held += projector.values()
+    if not all(torch.isfinite(tensor).all() for tensor in held):
+        raise AdapterRejected(_overflowing(weights, pairs, projector, dtype))
+    return HostAdapter(pairs, projector, weights.rank, sum(tensor.nbytes for tensor in held), stacks)
+
+
+def _overflowing(
+    weights: AdapterWeights, pairs: Mapping[str, Pair], projector: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> str:
+    """Which tensor of which layer is not finite as it is served."""
+    found = [overflow(path, tensor, dtype) for path, tensor in projector.items()]
+    for path, pair in pairs.items():
+        found.append(overflow(f"{path}.lora_A.weight", pair.a, dtype))
+        found.append(overflow(f"{path}.lora_B.weight", pair.b, dtype, weights.lora[path].scaling))
+    return "The adapter cannot be served: " + "; ".join([problem for problem in found if problem][:3])
 
 
 def _by_projection(paths: Iterable[str]) -> dict[str, dict[str, int]]:
@@ -106,6 +117,7 @@ class MultiLoRALinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.users: set[str] = set()
         self.mask: torch.Tensor | None = None
+        self.own: torch.Tensor | None = None  # the columns of the mask, where it has one row
         self.lora_a = base.weight.new_zeros(0, base.in_features)
         self.lora_b = base.weight.new_zeros(0, base.out_features)
 
@@ -113,10 +125,12 @@ class MultiLoRALinear(nn.Linear):
         y = F.linear(x, self.weight, self.bias)
         if self.mask is None:
             return y
+        if self.own is not None:  # of the one row
+            return y + (F.linear(x, self.lora_a[self.own]) * self.mask) @ self.lora_b[self.own]
         z = F.linear(x, self.lora_a)
         # where, not a bare product: another row's overflow (inf · 0) must not become this row's NaN
         z = torch.where(self.mask != 0, z * self.mask, 0)
-        return y + z @ self.lora_b
+        return y + _expanded(z, self.lora_b, self.mask)
 
     def grow(self, columns: int) -> None:
         """Make room for ``columns``, the new ones zero."""
@@ -124,6 +138,18 @@ class MultiLoRALinear(nn.Linear):
         if more > 0:
             self.lora_a = torch.cat([self.lora_a, self.lora_a.new_zeros(more, self.in_features)])
             self.lora_b = torch.cat([self.lora_b, self.lora_b.new_zeros(more, self.out_features)])
+
+
+def _expanded(z: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """z [..., columns] times ``b`` [columns, out], where no row feels what lies in columns beyond its ``mask``.
+
+    z is zero there, but 0 · inf is NaN. Numbers that are finite, as all should be, cost one more sum.
+    """
+    if not b.is_cuda and torch.isfinite((added := z @ b).sum()):  # on CUDA to ask would be to wait
+        return added
+    broken = ~torch.isfinite(b)
+    own = (mask != 0).to(b.dtype) @ broken.to(b.dtype)
+    return torch.where(own > 0, torch.nan, z @ torch.where(broken, 0, b))
 
 
 class AdapterBank:
@@ -140,6 +166,7 @@ class AdapterBank:
         self._projectors: dict[str, Mapping[str, torch.Tensor]] = {}
         self._slots: dict[str, Slot] = {}
         self._reference = next(model.parameters())
+        self.columns = 0  # for which there has been memory
         self._live: list[MultiLoRALinear] = []
         self._selected: object = None
 
@@ -156,6 +183,7 @@ class AdapterBank:
             end = slot.start + pair.a.shape[0]
             layer.lora_a[slot.start : end].copy_(pair.a, non_blocking=True)
             layer.lora_b[slot.start : end].copy_(pair.b.T, non_blocking=True)
+        self.columns = max(self.columns, capacity)
         if adapter.projector:
             device = self._reference.device
             self._projectors[slot.uid] = {p: t.to(device) for p, t in adapter.projector.items()}
@@ -181,7 +209,7 @@ class AdapterBank:
             return
         self._selected = selection
         for layer in self._live:
-            layer.mask = None
+            layer.mask = layer.own = None
         wanted = {uid for row in rows for uid in row}
         self._live = [layer for layer in self._layers.values() if not wanted.isdisjoint(layer.users)]
         if not self._live:
@@ -191,11 +219,19 @@ class AdapterBank:
         for index, row in enumerate(rows):
             for uid, weight in row.items():
                 mask[index, self._slots[uid].start : self._slots[uid].stop] = weight
-        mask = mask[:, None] if repeat is None else mask.repeat_interleave(torch.tensor(repeat), 0)[None]
+        own = None
+        if len(rows) == 1:
+            own = mask[0].nonzero()[:, 0]
+            mask = mask[:, own]
+            mask, own, repeat = mask[:, None], own.to(self._reference.device), None
+        elif repeat is None:
+            mask = mask[:, None]
+        else:
+            mask = mask.repeat_interleave(torch.tensor(repeat), 0)[None]
         mask = mask.to(self._reference.device)
         for layer in self._live:
             layer.grow(columns)
-            layer.mask = mask
+            layer.mask, layer.own = mask, own
 
     def projector(self, row: Mapping[str, float]) -> dict[str, torch.Tensor] | None:
         """Projector parameters of a mix: W + Σ weight · (W_adapter - W); None when no adapter has its own."""

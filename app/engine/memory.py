@@ -9,14 +9,15 @@ import torch
 
 from app.engine.kv_cache import PagedCache
 from app.engine.limits import EngineLimits
+from app.engine.slots import planned_columns
 from app.errors import BadRequest
 from app.model.base import LoadedModel, part_of
 
 PAGE_SIZE = 16  # tokens
 _FUSED_PAGE_SIZE = 64  # as many as a program of the decode attention reads in two turns
 _CPU_BYTES = 512 << 20
-_MARGIN = 1 << 30  # activations of the audio tower, graphs, what PyTorch and CUDA hold for themselves
-_RANK = 16  # of a resident adapter, for the plan
+MARGIN = 1 << 30  # activations of the audio tower, graphs, what PyTorch and CUDA hold for themselves
+QUANTISED = 1 << 24  # numbers of a matrix that are made float8 at a time
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) 
     elif loaded.device.type == "cuda":
         free = torch.cuda.mem_get_info(loaded.device)[0]
         if limits.weights == "float8":
-            free -= _language_model_weights(loaded)
-        budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - _MARGIN
+            free -= _float8_bytes(loaded)
+        budget = free - slots - _buffer_bytes(config, loaded.dtype, limits) - limits.encoder_cache_bytes - MARGIN
     else:
         budget = _CPU_BYTES
     pages = budget // (token_bytes * page_size)
@@ -75,14 +76,18 @@ def plan_memory(loaded: LoadedModel, kv_gb: float | None, limits: EngineLimits) 
 
 
 def _slot_bytes(loaded: LoadedModel, residents: int) -> int:
-    """The columns of so many adapters of rank 16 on every projection of the language model."""
+    """The columns of so many adapters of rank 16 on every projection of the language model, as they are allocated."""
     widths = sum(sum(shape) for path, shape in loaded.spec.linears.items() if "language_model.layers" in path)
-    return residents * _RANK * widths * loaded.dtype.itemsize
+    return planned_columns(residents) * widths * loaded.dtype.itemsize
 
 
-def _language_model_weights(loaded: LoadedModel) -> int:
-    """Numbers in the matrices that decoding reads."""
-    return sum(math.prod(shape) for path, shape in loaded.spec.linears.items() if part_of(path) == "language_model")
+def _float8_bytes(loaded: LoadedModel) -> int:
+    """The smaller copies of the matrices that decoding reads, their scales, and what making them takes.
+
+    A part of a matrix in float32, its absolute values and its quotients lie beside one another.
+    """
+    shapes = [shape for path, shape in loaded.spec.linears.items() if part_of(path) == "language_model"]
+    return sum(math.prod(shape) + 4 * shape[0] for shape in shapes) + 3 * 4 * QUANTISED
 
 
 def _buffer_bytes(config: Any, dtype: torch.dtype, limits: EngineLimits) -> int:

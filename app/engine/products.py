@@ -9,6 +9,7 @@ import torch
 import triton
 
 from app.engine import kernels
+from app.engine.memory import QUANTISED
 
 SKINNY = 64  # rows up to which our product reads a matrix faster than the library's
 MOST_PARTS = 4
@@ -32,8 +33,9 @@ class Matrix:
             return cls(weight)
         small = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
         scale = torch.empty(len(weight), device=weight.device)
-        for rows in range(0, len(weight), 8192):  # a float32 copy of a part at a time
-            part = slice(rows, rows + 8192)
+        step = max(1, QUANTISED // weight.shape[1])
+        for rows in range(0, len(weight), step):  # a float32 copy of a part at a time
+            part = slice(rows, rows + step)
             wide = weight[part].float()
             scale[part] = wide.abs().amax(1).clamp(min=1e-12) / _FLOAT8_MOST
             small[part] = (wide / scale[part, None]).to(small.dtype)
@@ -43,15 +45,15 @@ class Matrix:
 def product(x: torch.Tensor, matrix: Matrix, out: torch.Tensor, a: torch.Tensor | None = None) -> torch.Tensor | None:
     """``out`` [rows, outputs] = ``x`` [rows, inputs] · matrix [outputs, inputs]ᵀ, and z = ``x`` · ``a``ᵀ beside it.
 
-    An ``out`` of [parts, rows, outputs] gets parts that are still to be summed. Returns z [rows, columns] when
-    there is an ``a`` [columns, inputs].
+    An ``out`` of [parts, rows, outputs], in float32, gets parts that are still to be summed. Returns z [rows, columns]
+    in ``x``'s dtype when there is an ``a`` [columns, inputs].
     """
     rows, (outputs, inputs) = x.shape[0], matrix.weight.shape
     parts = out.shape[0] if out.dim() == 3 else 1
     columns = 0 if a is None or parts > 1 else a.shape[0]
     z = x.new_empty(rows, columns) if columns else x
     weight, scale = (matrix.weight, x) if matrix.small is None else (matrix.small, matrix.scale)
-    if rows == 1 and x.is_cuda and outputs % _GEMV_ROWS == 0:
+    if rows == 1 and _compiled(x) and outputs % _GEMV_ROWS == 0:
         kernels.gemv[((outputs + columns) // _GEMV_ROWS,)](
             x, weight, scale, out, x if a is None else a, z, outputs, inputs, ROWS=_GEMV_ROWS, BLOCK=_GEMV_BLOCK,
             EVEN=inputs % _GEMV_BLOCK == 0, SCALED=matrix.small is not None, num_warps=4,
@@ -84,7 +86,12 @@ def _is_skinny(x: torch.Tensor, matrix: Matrix) -> bool:
     """Whether our product can take this one, and should."""
     outputs, inputs = matrix.weight.shape
     fits = outputs % 64 == 0 and inputs % _BLOCK == 0 and x.dtype in (torch.bfloat16, torch.float16)
-    return fits and x.is_cuda and 1 < x.shape[0] <= SKINNY
+    return fits and _compiled(x) and 1 < x.shape[0] <= SKINNY
+
+
+def _compiled(x: torch.Tensor) -> bool:
+    """Whether kernels run as they were written for: Triton's interpreter, on a CPU, is slower than the library."""
+    return x.is_cuda
 
 
 def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

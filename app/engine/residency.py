@@ -1,8 +1,9 @@
 """From an adapter's name in a request to its columns on the GPU: disk → host memory → slot."""
 
+import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from safetensors import SafetensorError
 
@@ -11,11 +12,13 @@ from app.engine.lora import HostAdapter
 from app.engine.request import Sequence
 from app.engine.runner import Runner
 from app.engine.scheduler import Claim
-from app.engine.slots import SlotTable
-from app.errors import AdapterNotFound, Conflict
+from app.engine.slots import Slot, SlotTable
+from app.errors import AdapterNotFound, Conflict, OutOfMemory
+from app.model.device_memory import is_out_of_memory
 from app.registry.registry import Adapter
 
 log = logging.getLogger(__name__)
+RETRY_GROWTH_S = 60.0  # after which memory for more columns may have become free
 
 
 class Residency:
@@ -26,6 +29,10 @@ class Residency:
         self.host = host
         self.cold_loads = 0
         self._runner = runner
+        self._loads: dict[str, Iterator[None]] = {}  # by uid: slots in which not all of an adapter lies yet
+        self._failed: dict[str, Exception] = {}  # by uid: loads that failed on the way
+        self._limit: int | None = None  # columns that must do, since there is no memory for more …
+        self._limited_until = 0.0  # … and until when nobody asks for more
         self._gathered: dict[str, dict[str, HostAdapter]] = {}
 
     def claim(self, sequence: Sequence) -> Claim:
@@ -43,28 +50,79 @@ class Residency:
             sequence.timings.activation = 1e3 * (time.monotonic() - sequence.submitted)
         if weights is None:
             return Claim.LOADING
-        held: list[str] = []
+        if time.monotonic() > self._limited_until:
+            self._limit = None
+        began_empty = not self._evictable()
+        answer = self._hold(sequence, adapters, weights)
+        if answer is Claim.FULL and began_empty:
+            answer = self._hold_with_more(sequence, adapters, weights)
+        if answer is Claim.READY:
+            self._gathered.pop(sequence.request.id, None)
+        elif answer is Claim.FULL and self._limit is not None and not any(slot.users for slot in self.slots.slots):
+            self._free_unpinned()  # nobody will leave: what is there lies in the way of what is wanted
+        return answer
+
+    def advance(self) -> bool:
+        """Copy a piece of the adapter that has been on its way for longest; False when none is."""
+        if not self._loads:
+            return False
+        uid, pieces = next(iter(self._loads.items()))
         try:
-            for adapter in adapters:
-                if not self._make_resident(adapter, weights):
-                    return Claim.FULL
-                self.slots.use(adapter.uid)
-                held.append(adapter.uid)
-            sequence.slots_held = True
-        finally:
-            if not sequence.slots_held:
-                for uid in held:
-                    self.slots.leave(uid)
-        self._gathered.pop(sequence.request.id, None)
-        return Claim.READY
+            next(pieces)
+        except StopIteration:
+            self._arrived(uid)
+        except Exception as error:
+            self._arrived(uid)
+            self._runner.clear(self.slots.evict(uid))
+            self._failed[uid] = error
+        return True
+
+    def _arrived(self, uid: str) -> None:
+        del self._loads[uid]
+        self.slots.leave(uid)
 
     def release(self, sequence: Sequence) -> None:
         """Give back what `claim` held; the adapters stay resident until their slots are wanted."""
         self._gathered.pop(sequence.request.id, None)
+        for share in sequence.request.shares:
+            self._failed.pop(share.adapter.uid, None)  # nobody waits for it, or who does tries anew
         if sequence.slots_held:
             sequence.slots_held = False
             for share in sequence.request.shares:
                 self.slots.leave(share.adapter.uid)
+
+    def _hold(self, sequence: Sequence, adapters: list[Adapter], weights: Mapping[str, HostAdapter]) -> Claim:
+        """Use a slot of each adapter, or none while not all can be had or not all are loaded."""
+        held: list[str] = []
+        answer = Claim.READY
+        try:
+            for adapter in adapters:
+                found = self._make_resident(adapter, weights)
+                if found is Claim.FULL:
+                    return found
+                if found is Claim.LOADING:
+                    answer = found
+                self.slots.use(adapter.uid)
+                held.append(adapter.uid)
+            sequence.slots_held = answer is Claim.READY
+        finally:
+            if not sequence.slots_held:
+                for uid in held:
+                    self.slots.leave(uid)
+        return answer
+
+    def _hold_with_more(self, sequence: Sequence, adapters: list[Adapter], weights: Mapping[str, HostAdapter]) -> Claim:
+        """As `_hold`, where the columns that there are do not do for this request alone: it needs more of them.
+
+        Raises OutOfMemory when there are none; waiting would not help.
+        """
+        if self._limit is None:
+            return Claim.FULL  # it waits for a slot, not for columns
+        self._limit = None
+        answer = self._hold(sequence, adapters, weights)
+        if answer is Claim.FULL and self._limit is not None:
+            raise OutOfMemory
+        return answer
 
     def free(self, name: str | None) -> list[str]:
         """Free the slots of one adapter, or of all, that no sequence uses; their uids."""
@@ -106,21 +164,54 @@ class Residency:
             log.exception("adapter %s could not be read", adapter.uid)
             raise AdapterNotFound(adapter.name) from error
 
-    def _make_resident(self, adapter: Adapter, weights: Mapping[str, HostAdapter]) -> bool:
-        """Copy an adapter into a slot unless it has one; False while no slot can be had."""
+    def _free_unpinned(self) -> None:
+        for slot in self._evictable():
+            self._runner.clear(self.slots.evict(slot.uid))
+
+    def _evictable(self) -> list[Slot]:
+        return [slot for slot in self.slots.slots if slot.users or not self.slots.is_pinned(slot)]
+
+    def _make_resident(self, adapter: Adapter, weights: Mapping[str, HostAdapter]) -> Claim:
+        """Begin to copy an adapter into a slot unless it has one; FULL while no slot can be had.
+
+        Where there is no memory for more columns, those of idle adapters must do, from then on.
+        """
+        if error := self._failed.pop(adapter.uid, None):
+            raise error
+        if adapter.uid in self._loads:
+            return Claim.LOADING
         if self.slots.get(adapter.uid):
-            return True
+            return Claim.READY
         own = weights.get(adapter.uid)  # absent when its slot went to another adapter of this mix just now
-        placed = self.slots.place(adapter.uid, own.rank) if own else None
-        if own is None or placed is None:
-            return False
+        if own is None:
+            return Claim.FULL
+        try:
+            return self._load(adapter.uid, own)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._limit is not None:
+                raise
+        self._limited_until = time.monotonic() + RETRY_GROWTH_S
+        self._limit = self._runner.columns  # the exception is over, and with it what the attempt had allocated
+        log.warning("no memory for more than %d adapter columns: adapters take turns in them", self._limit)
+        return self._load(adapter.uid, own)
+
+    def _load(self, uid: str, own: HostAdapter) -> Claim:
+        """Begin to copy an adapter into a new slot: READY when that is done, FULL while no slot can be had."""
+        placed = self.slots.place(uid, own.rank, self._limit)
+        if placed is None:
+            return Claim.FULL
         slot, evicted = placed
         for victim in evicted:
             self._runner.clear(victim)
         try:
-            self._runner.load(slot, own, self.slots.capacity)
+            pieces = self._runner.load(slot, own, self.slots.capacity)
+            more = any(True for _ in itertools.islice(pieces, 1))
         except Exception:  # half an adapter must not stay behind as if it were whole
             self._runner.clear(self.slots.evict(slot.uid))
             raise
         self.cold_loads += 1
-        return True
+        if not more:
+            return Claim.READY
+        self.slots.use(uid)  # until all of it is there nobody may take the slot
+        self._loads[uid] = pieces
+        return Claim.LOADING

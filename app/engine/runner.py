@@ -18,6 +18,7 @@ from app.engine.sampler import Drawn, choose
 from app.engine.scheduler import Chunk
 from app.engine.slots import Slot
 from app.model.base import LoadedModel
+from app.model.device_memory import is_out_of_memory
 from app.model.features import Clip
 from app.model.head import Moments, moments
 from app.registry.registry import Registry
@@ -63,10 +64,19 @@ class Runner:
         self.encoder.warm_up()
         self.decoder.warm_up()
 
-    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> None:
-        """Make an adapter resident in its slot."""
+    def catch_up(self) -> bool:
+        """As `Decoder.catch_up`."""
+        return self.decoder.catch_up()
+
+    @property
+    def columns(self) -> int:
+        """As `Decoder.columns`."""
+        return self.decoder.columns
+
+    def load(self, slot: Slot, adapter: HostAdapter, capacity: int) -> Iterator[None]:
+        """Make an adapter resident in its slot, which it is when what is returned has come to its end."""
         self.bank.load(slot, adapter, capacity)
-        self.decoder.load(slot, adapter, capacity)
+        return self.decoder.load(slot, adapter, capacity)
 
     def clear(self, slot: Slot) -> None:
         self.bank.clear(slot)
@@ -82,10 +92,8 @@ class Runner:
         """Whether the device still computes: after some CUDA errors it gives the same one for ever."""
         try:
             return bool(torch.ones(1, device=self._device).add_(1).item() == 2)
-        except torch.OutOfMemoryError:
-            return True
-        except RuntimeError:
-            return False
+        except RuntimeError as error:
+            return is_out_of_memory(error)
 
     def free_memory(self) -> None:
         """Give back what the device can do without."""

@@ -3,6 +3,18 @@
 from dataclasses import dataclass
 
 ALIGNMENT = 8  # columns; keeps the products' shapes friendly to tensor cores
+COLUMNS = 64  # the fewest that are allocated, and what their number is rounded up to
+PLANNED_RANK = 16  # of a resident adapter, when memory is planned
+
+
+def rounded(columns: int) -> int:
+    """The number of columns allocated for so many."""
+    return -(-columns // COLUMNS) * COLUMNS
+
+
+def planned_columns(residents: int) -> int:
+    """The columns for which memory is planned."""
+    return rounded(residents * PLANNED_RANK)
 
 
 @dataclass
@@ -53,17 +65,24 @@ class SlotTable:
         """One sequence fewer reads it."""
         self._slots[uid].users -= 1
 
-    def place(self, uid: str, rank: int) -> tuple[Slot, list[Slot]] | None:
-        """Columns for a new adapter and the slots evicted for it; None while all are in use or pinned."""
-        evicted = []
-        if len(self._slots) >= self.max_resident:
+    def place(self, uid: str, rank: int, within: int | None = None) -> tuple[Slot, list[Slot]] | None:
+        """Columns for a new adapter and the slots evicted for it; None while all are in use or pinned.
+
+        ``within``: the slot must end there, and as many others give way as that takes.
+        """
+        width = -(-max(rank, 1) // ALIGNMENT) * ALIGNMENT
+        evicted: list[Slot] = []
+        while True:
+            start = self._gap(width)
+            if len(self._slots) < self.max_resident and (within is None or start + width <= within):
+                break
             victim = self._victim()
             if victim is None:
+                self._slots |= {slot.uid: slot for slot in evicted}
                 return None
             evicted.append(self.evict(victim.uid))
-            self.evictions += 1
-        width = -(-max(rank, 1) // ALIGNMENT) * ALIGNMENT
-        slot = Slot(uid, self._gap(width), width)
+        self.evictions += len(evicted)
+        slot = Slot(uid, start, width)
         self._slots[uid] = slot
         return slot, evicted
 

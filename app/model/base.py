@@ -26,12 +26,14 @@ class BaseSpec:
     ``linears``: path -> (out_features, in_features) of every linear layer.
     ``parameters``: path -> shape of every parameter.
     ``fingerprint``: of the checkpoint's files, the same whatever dtype it is served in.
+    ``dtype``: in which it is served.
     """
 
     name: str
     fingerprint: str
     linears: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, tuple[int, ...]]
+    dtype: torch.dtype = torch.float32
 
     @property
     def tower_width(self) -> int:
@@ -155,7 +157,7 @@ def describe(model: nn.Module, name: str, fingerprint: str) -> BaseSpec:
         if isinstance(module, nn.Linear)
     }
     parameters = {path: tuple(parameter.shape) for path, parameter in model.named_parameters()}
-    return BaseSpec(name, fingerprint, linears, parameters)
+    return BaseSpec(name, fingerprint, linears, parameters, next(model.parameters()).dtype)
 
 
 def checkpoint_fingerprint(folder: Path) -> str:

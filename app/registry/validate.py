@@ -16,6 +16,7 @@ from app.model.tensors import read_tensors
 from app.registry.config import FILE as CONFIG
 from app.registry.config import AdapterConfig, read_config
 from app.registry.manifest import damage, read_manifest
+from app.registry.scaling import scaled_problems
 from app.registry.weights import WEIGHTS, module_path
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -132,6 +133,8 @@ def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: 
     report.targets = sorted({module.rpartition(".")[2] for module in modules})
     if report.ok and _changes_nothing(tensors):
         report.problems.append("it would change nothing: every lora_B is zero")
+    if report.ok:
+        report.problems += scaled_problems(tensors, config, spec.dtype)
 
 
 def _check_fit(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, spec: BaseSpec, report: Report) -> None:

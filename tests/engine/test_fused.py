@@ -77,16 +77,15 @@ def together(driver, *asked):
 
 
 def poison(driver):
-    """NaN in all pages, and in the A columns that no adapter of the tests takes."""
+    """NaN in all pages, and NaN and infinities in A and B of the columns that no adapter of the tests takes."""
     decoder = driver.engine.runner.decoder
     driver.engine.runner.cache.keys.fill_(torch.nan)
     driver.engine.runner.cache.values.fill_(torch.nan)
-    columns = decoder.stacks.columns
     for name in decoder.stacks._linears:
-        decoder.stacks.touch(name)
+        decoder.stacks._ensure(name)
     for held in decoder.stacks.groups.values():
-        for end in range(columns, held.a.shape[1] + 1, columns):
-            held.a[:, end - 8 : end] = torch.nan
+        for tensor in held.tensors:
+            tensor[:, -8:-4], tensor[:, -4:] = torch.nan, torch.inf
 
 
 def test_adapters_of_all_kinds_in_one_batch_among_poison(fused, expected):
@@ -197,10 +196,12 @@ def test_one_token_of_an_answer_computed_anew(fused):
 
 
 def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
-    """A graph over tensors that were replaced would write to memory that is no longer its own."""
+    """A graph over tensors that were replaced would read memory that is no longer its own."""
+    from app.engine.stacks import LAYERS, Reach
+
     driver = fused()
     decoder = driver.engine.runner.decoder
-    decoder._graphs = {(0, 1, True): object(), (0, 1, False): object()}
+    decoder._graphs._graphs |= {(0, 1, Reach(64, LAYERS)): object(), (0, 1, None): object()}
 
     def failing(slot, adapter, capacity):
         decoder.stacks._grow(capacity)
@@ -209,7 +210,7 @@ def test_graphs_are_forgotten_even_when_loading_fails(fused, monkeypatch):
     monkeypatch.setattr(decoder.stacks, "load", failing)
     with pytest.raises(MemoryError):
         decoder.load(None, None, 100)
-    assert list(decoder._graphs) == [(0, 1, False)]
+    assert list(decoder._graphs._graphs) == [(0, 1, None)]
 
 
 def test_rows_are_padded_to_the_next_size():
@@ -221,6 +222,8 @@ def test_rows_are_padded_to_the_next_size():
 
 def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch, caplog):
     from app.engine import fused, fused_decoder
+    from app.engine.graph_runner import GraphRunner
+    from app.engine.stacks import LAYERS, QUERY_VALUE, Reach
 
     for name, value in {
         "_ROWS": (16,),
@@ -232,15 +235,14 @@ def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch,
     }.items():
         monkeypatch.setattr(fused_decoder, name, value)
     monkeypatch.setattr(fused, "TILE", 16)
-    replay, keys = fused_decoder.FusedDecoder._replay, []
-    monkeypatch.setattr(
-        fused_decoder.FusedDecoder, "_replay", lambda self, key, run: (keys.append(key), replay(self, key, run))
-    )
+    original, keys = GraphRunner.run, []
+    monkeypatch.setattr(GraphRunner, "run", lambda self, key, run: (keys.append(key), original(self, key, run)))
     with caplog.at_level("INFO", logger="app.engine.fused_decoder"):
         driver = drive(text=TEXT, decoder="fused", max_batch=2, max_context=256, step_tokens=32)
-    shapes = [(0, 2), (0, 1), (32, 2), (32, 0), (16, 0)]
-    assert keys == [(*shape, lora) for lora in (False, True) for shape in shapes]
-    assert [record.args for record in caplog.records] == [(0, 10), (4, 10), (8, 10)]
+    shapes = [(0, 2), (0, 1), (32, 2), (16, 2), (32, 0), (16, 0)]
+    reaches = (None, Reach(64, QUERY_VALUE), Reach(64, LAYERS))
+    assert keys == [(*shape, reach) for reach in reaches for shape in shapes]
+    assert [record.args for record in caplog.records] == [(done, 18) for done in range(0, 18, 4)]
     briefly(driver.loaded)
     (answer,) = driver.ask(Job())  # and the engine is as good as new
     assert answer.done

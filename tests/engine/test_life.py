@@ -198,12 +198,12 @@ def test_an_adapter_that_fails_to_load_leaves_nothing_behind(drive, expected):
     original = layer.grow
 
     def out_of_memory(columns):
-        layer.grow = original
         raise MemoryError("planted")
 
     layer.grow = out_of_memory
     everything = Job((("everything", 1.0),))
     failed, fine = driver.ask(everything, Job())
+    layer.grow = original
     assert isinstance(failed.error, OutOfMemory)
     assert fine.tokens == expected(Job())
     assert not driver.engine.residency.slots.slots

@@ -97,17 +97,30 @@ class Small(Forward):
     """A device that holds ``room`` tokens at once, twice as many with gradient checkpointing."""
 
     room = 300
+    error: Exception = torch.OutOfMemoryError("no room")
 
     def loss(self, examples: list[Example]) -> torch.Tensor:  # type: ignore[override]
         tokens = len(examples) * max(len(row.ids) for row in examples)
         if tokens > self.room * (2 if self.checkpointing else 1):
-            raise torch.OutOfMemoryError("no room")
+            raise self.error
         return super().loss(examples)
 
 
-@pytest.mark.parametrize(("room", "checkpointing"), [(500, False), (110, True)])
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+CUDNN = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
+@pytest.mark.parametrize(
+    ("room", "checkpointing", "error"), [(500, False, Small.error), (110, True, CUBLAS), (500, False, CUDNN)]
+)
 def test_when_memory_ends_it_goes_on_in_smaller_pieces(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path, room: int, checkpointing: bool
+    fresh: LoadedModel,
+    hearing: Hearing,
+    examples: list[Example],
+    tmp_path: Path,
+    room: int,
+    checkpointing: bool,
+    error: Exception,
 ) -> None:
     adapted, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
     before, rows = adapted.state(), epoch(trainer._train, 6, 0, 0)[0]
@@ -116,12 +129,34 @@ def test_when_memory_ends_it_goes_on_in_smaller_pieces(
     adapted.restore(before)
     again = trainer_of_state(trainer)
     again._forward = small = Small(fresh.model, hearing)
-    small.room = room
+    small.room, small.error = room, error
     assert again.step(rows) == pytest.approx(wanted, rel=1e-5)
     for name, parameter in adapted.state().items():
         torch.testing.assert_close(parameter, wanted_state[name], rtol=1e-3, atol=1e-5)
     told = [event for event in seen if event["event"] == "memory"]
     assert told[-1]["checkpointing"] is checkpointing
+
+
+def test_an_error_about_something_else_is_not_taken_for_a_lack_of_memory(
+    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+) -> None:
+    _, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    trainer._forward = small = Small(fresh.model, hearing)
+    small.room, small.error = 1, RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
+    with pytest.raises(RuntimeError, match="EXECUTION"):
+        trainer.step(epoch(trainer._train, 6, 0, 0)[0])
+    assert not [event for event in seen if event["event"] == "memory"]
+
+
+def test_the_held_out_rows_too_are_read_in_pieces_that_fit(
+    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+) -> None:
+    _, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    wanted = trainer.validation_loss()
+    trainer._forward = small = Small(fresh.model, hearing)
+    small.room, small.error = max(len(row.ids) for row in trainer._validation), CUBLAS
+    assert trainer.validation_loss() == pytest.approx(wanted, rel=1e-5)
+    assert [event for event in seen if event["event"] == "memory"]
 
 
 def trainer_of_state(trainer: Trainer) -> Trainer:

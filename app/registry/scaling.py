@@ -1,0 +1,42 @@
+"""LoRA's B as it is served: multiplied by its scaling, in the dtype of the model."""
+
+from collections.abc import Mapping
+
+import torch
+
+from app.registry.config import AdapterConfig
+
+_B = ".lora_B.weight"
+
+
+def scaled(b: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
+    """``scaling`` · ``b``, multiplied in float32."""
+    return (b.float() * scaling).to(dtype)
+
+
+def overflow(name: str, tensor: torch.Tensor, dtype: torch.dtype, scaling: float | None = None) -> str | None:
+    """What is wrong with a tensor as it is served, None when all its numbers are finite.
+
+    ``scaling``: what it has been multiplied with. An infinity is not its own adapter's matter alone: the product that
+    rows share multiplies it with other rows' zeros, and 0 · inf is NaN.
+    """
+    if torch.isfinite(tensor).all():
+        return None
+    kind = str(dtype).removeprefix("torch.")
+    hint = "; serve with OVERTONE_DTYPE=bfloat16" if dtype == torch.float16 else ""
+    times = "" if scaling is None else f" times its scaling {scaling:g}"
+    return f"{name}{times} holds numbers too large for {kind}, in which it would be served{hint}"
+
+
+def scaled_problems(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, dtype: torch.dtype) -> list[str]:
+    """What is wrong with an adapter's ``tensors``, by path in the base model, once scaled and cast to ``dtype``."""
+    problems, changes = [], False
+    for path, tensor in tensors.items():
+        scaling = config.scaling_of(path.removesuffix(_B)) if path.endswith(_B) else None
+        served = tensor.to(dtype) if scaling is None else scaled(tensor, scaling, dtype)
+        problem = overflow(path, served, dtype, scaling)
+        problems += [problem] if problem else []
+        changes |= not path.endswith(".lora_A.weight") and bool(served.any())
+    if len(problems) > 3:
+        problems = [*problems[:3], f"and {len(problems) - 3} more tensors like these"]
+    return problems if changes or problems else ["it would change nothing: every lora_B is zero once it is scaled"]

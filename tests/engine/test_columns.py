@@ -97,8 +97,7 @@ def test_pinned_adapters_are_not_evicted_and_not_waited_for(narrow, answers_of):
 class TestFused:
     def test_by_turns(self, tmp_path, wide_folders, answers_of, monkeypatch):
         pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
-        from app.engine import fused, fused_decoder
-        from app.engine import stacks
+        from app.engine import fused, fused_decoder, stacks
         from app.engine.stacks import LoraStacks
 
         for module, name, value in (

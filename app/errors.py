@@ -6,6 +6,7 @@ OvertoneError
 │   ├── AdapterRejected        422  validation refused the adapter
 │   ├── ModelRejected          422  the base model's files cannot be served as they are
 │   └── DatasetError           422  rows of a data set cannot be used
+├── MalformedBody              400  neither a form nor JSON can be made of the request's body
 ├── HostRefused                400  asked under a name that is not this server's
 ├── AudioError                 415  not audio, or audio that cannot be used
 ├── TooLarge                   413  body, clip, archive or seconds beyond the limit
@@ -89,6 +90,11 @@ class DatasetError(BadRequest):
         super().__init__(": ".join([message, *(["; ".join(self.problems)] if self.problems else [])]))
 
 
+class MalformedBody(OvertoneError):
+    status = 400
+    code = "malformed_body"
+
+
 class HostRefused(OvertoneError):
     status = 400
     code = "host_not_allowed"
@@ -137,6 +143,7 @@ class AdapterNotFound(NotFound):
         """``known``: the names that whoever asks may see; None where that is not known."""
         self.name = name
         names = sorted(known or ())
+        name = name[:80]  # of a client's choosing: comparing takes time, and an answer is to be read
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:8]) or 'none'}."
         super().__init__(f"There is no adapter {name!r}; {'it may have been removed.' if known is None else hint}")

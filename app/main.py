@@ -18,6 +18,7 @@ from app import __version__, logs
 from app.api import adapters, classify, compare, datasets, generate, health, jobs, page, problems, status
 from app.api.access_log import AccessLog
 from app.api.auth import Guard
+from app.api.cors import Cors, checked_origins
 from app.api.headers import DOCS, SecurityHeaders
 from app.api.hosts import AllowedHosts
 from app.api.limits import BodyLimit
@@ -26,6 +27,7 @@ from app.api.openai import chat, models, transcriptions
 from app.api.problems import Faults
 from app.api.protocol import BoundedProtocol
 from app.api.request_ids import RequestIds
+from app.api.request_line import RequestLine
 from app.api.state import AppState, stop
 from app.api.traces import TraceRequests, Traces
 from app.errors import NotReady, OvertoneError
@@ -59,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The app, without a model: that is loaded, and closed, by its lifespan."""
     settings = settings or Settings()
     state = AppState(settings)
+    origins = checked_origins(settings.cors_origins, state.keyring.guarded_for_all)
     traces = Traces(settings.otel_endpoint) if settings.otel_endpoint else None
 
     @asynccontextmanager
@@ -82,16 +85,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=DOCS,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # `RequestLine` takes them away
         # outermost first
         middleware=[
             Middleware(RequestIds),
             *([Middleware(TraceRequests, traces=traces)] if traces else []),
             Middleware(AccessLog),
             Middleware(SecurityHeaders, title=TITLE),
+            Middleware(Cors, origins=origins),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
+            Middleware(RequestLine),
             Middleware(AllowedHosts, allowed=settings.allowed_hosts, guarded=state.keyring.guarded_for_all),
-            Middleware(Guard, keyring=state.keyring, meter=state.meter, requests=state.requests),
+            Middleware(Guard, keyring=state.keyring, meter=state.meter, requests=state.requests, origins=origins),
             Middleware(BodyLimit, settings=settings),
         ],
     )

@@ -76,10 +76,20 @@ class Settings(BaseSettings):
     )
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
     admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
+    cors_origins: Names = Field(
+        (), description="origins whose pages may call this server from a browser: https://app.example …"
+    )
     keys_file: Path | None = Field(None, description="keys with scopes, tenants and limits; see `overtone keys`")
 
     @field_validator(
-        "adapter_roots", "adapter_sources", "dataset_roots", "allowed_hosts", "api_keys", "admin_keys", mode="before"
+        "adapter_roots",
+        "adapter_sources",
+        "dataset_roots",
+        "allowed_hosts",
+        "api_keys",
+        "admin_keys",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from tempfile import TemporaryFile
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, ClassVar, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
 
 from app.api import uploads
+from app.api.fields import KnownFields
 from app.api.metrics import Metrics, Usage
-from app.api.problems import documented
+from app.api.problems import InvalidFields, documented
+from app.api.routes import StrictRoute
 from app.api.state import Ready, State
 from app.api.uploads import Workspace
 from app.engine.engine import Engine
@@ -22,7 +24,7 @@ from app.registry.registry import Adapter
 from app.registry.validate import Report
 from app.service import Service, is_head, names_of
 
-router = APIRouter(tags=["adapters"])
+router = APIRouter(route_class=StrictRoute, tags=["adapters"])
 Name = Annotated[str, Path(description="name of the adapter", examples=["nato"])]
 ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}, "description": "The adapter's files"}}
 
@@ -50,25 +52,31 @@ class AdapterList(BaseModel):
     adapters: list[AdapterView]
 
 
-class PinBody(BaseModel):
+class PinBody(KnownFields):
     """`{"pinned": false}` unpins."""
 
-    model_config = ConfigDict(extra="forbid")
     pinned: bool = True
 
 
-class RollbackBody(BaseModel):
+class RollbackBody(KnownFields):
     """`{"version": 2}`; without it, the version before."""
 
-    model_config = ConfigDict(extra="forbid")
     version: int | None = None
 
 
-class UnloadBody(BaseModel):
+class UnloadBody(KnownFields):
     """`{"adapter": "nato"}` unloads that one alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    verbatim: ClassVar[frozenset[str]] = frozenset({"adapter"})
     adapter: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_one(cls, values: Any) -> Any:
+        """An unset variable must not unload everything."""
+        if isinstance(values, dict) and isinstance(named := values.get("adapter"), str) and not named.strip():
+            raise InvalidFields("adapter is empty; name one, or leave the field out to unload all.", ["adapter"])
+        return values
 
 
 class Selected(BaseModel):

@@ -1,22 +1,19 @@
 """Whether a question may come in at all, answered before its body is read."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 
+from app.api.routes import Handler, StrictRoute
 from app.api.state import AppState
 
 
-class AskingRoute(APIRoute):
+class AskingRoute(StrictRoute):
     """A route that asks the engine something: while the line is full it refuses from the headers alone.
 
-    FastAPI reads and parses a body before it calls anything of ours, which is most of what a refusal would cost.
+    A body is read and parsed before anything of the route is called, which is most of what a refusal would cost.
     The server drops the body that is still on its way, so the client gets to read its 429.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
 
         async def admit(request: Request) -> Response:

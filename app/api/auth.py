@@ -1,5 +1,6 @@
 """Keys, scopes and limits, checked before a body is read. A route is guarded unless it is listed as open."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from starlette.datastructures import Headers
@@ -9,11 +10,12 @@ from app.access.caller import Caller
 from app.access.caller import Scope as KeyScope
 from app.access.keyring import Keyring
 from app.access.meter import Meter
+from app.api.cors import allows, closed_to
 from app.api.open_requests import OpenRequests, Revoked
 from app.api.openai.errors import error_body, is_openai
 from app.api.problems import problem_of, problem_response
 from app.api.sse import event, message
-from app.errors import Forbidden, OvertoneError, Unauthorized
+from app.errors import BadRequest, Forbidden, OvertoneError, Unauthorized
 
 OPEN = frozenset({"/health", "/ready"})
 # The page's own files, which hold nothing secret; what it asks for needs a key like any other request
@@ -40,11 +42,19 @@ def scope_of(method: str, path: str) -> KeyScope | Literal["any"] | None:
 class Guard:
     """ASGI middleware: finds the caller (`request.state.caller`), or refuses with 401, 403 or 429."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, meter: Meter, requests: OpenRequests) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        meter: Meter,
+        requests: OpenRequests,
+        origins: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._keyring = keyring
         self._meter = meter
         self._requests = requests
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -69,7 +79,7 @@ class Guard:
             _check(caller, needed, path)
             scope.setdefault("state", {})["caller"] = caller
             if not self._keyring.guarded:
-                _refuse_other_sites(scope)
+                _refuse_other_sites(scope, self._origins)
             if needed is None:
                 passed_on = True
                 await self._app(scope, receive, send)
@@ -113,8 +123,8 @@ def _check(caller: Caller, needed: str | None, path: str) -> None:
         raise Forbidden(f"{path} is for keys of no tenant that see every adapter.")
 
 
-def _refuse_other_sites(scope: Scope) -> None:
-    """Raises Forbidden for what a page of another site makes a browser send.
+def _refuse_other_sites(scope: Scope, origins: Collection[str]) -> None:
+    """Raises Forbidden for what a page of another site, none of ``origins``, makes a browser send.
 
     A server without keys trusts whoever reaches it: that must not be any page that its user opens
     (https://owasp.org/www-community/attacks/csrf).
@@ -126,8 +136,8 @@ def _refuse_other_sites(scope: Scope) -> None:
     foreign = site in ("cross-site", "same-site")
     if site is None and origin is not None:
         foreign = origin.partition("://")[2] != headers.get("host")
-    if foreign:
-        raise Forbidden("A page of another site sent this; set OVERTONE_API_KEYS and send a key to allow it.")
+    if foreign and not (origin and allows(origins, origin)):
+        raise closed_to(origin)
 
 
 def _below(path: str, tops: tuple[str, ...]) -> bool:
@@ -135,7 +145,10 @@ def _below(path: str, tops: tuple[str, ...]) -> bool:
 
 
 def _key_of(headers: Headers) -> str | None:
+    """Raises BadRequest where two headers bring two keys."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return headers.get("x-api-key") or None
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    plain = headers.get("x-api-key", "").strip()
+    if bearer and plain and bearer != plain:
+        raise BadRequest("Authorization and X-API-Key bring two different keys; send one of them.")
+    return bearer or plain or None

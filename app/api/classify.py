@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.admission import AskingRoute
 from app.api.answers import AdapterRef, AudioReceipt
-from app.api.fields import KnownFields, form_only
+from app.api.fields import KnownFields
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import Heard, hear
 from app.api.problems import documented
@@ -21,7 +21,7 @@ from app.engine.request import Listened, new_id
 from app.errors import OvertoneError
 from app.model.head import Head, Moments, pool
 
-router = APIRouter(route_class=AskingRoute, tags=["generate"], dependencies=[Depends(form_only)])
+router = APIRouter(route_class=AskingRoute, tags=["generate"])
 
 
 class ClassifyForm(KnownFields):

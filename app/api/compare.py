@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from app.api.admission import AskingRoute
 from app.api.answers import AdapterRef, ComparedAnswer, ComparedError, Comparison, adapter_ref, answer_of, compact
-from app.api.fields import form_only
 from app.api.forms import CompareForm
 from app.api.generate import CLIENT_CLOSED_REQUEST, RESPONSES
 from app.api.hearing import Heard, hear
@@ -20,7 +19,7 @@ from app.api.tickets import Disconnected, Question, Ticket, unless_gone
 from app.engine.request import Done, Token
 from app.errors import OvertoneError
 
-router = APIRouter(route_class=AskingRoute, tags=["generate"], dependencies=[Depends(form_only)])
+router = APIRouter(route_class=AskingRoute, tags=["generate"])
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from pydantic import BaseModel, Field
 
 from app.api.jobs import Identity
 from app.api.problems import documented
+from app.api.routes import StrictRoute
 from app.api.state import JobRunner, Ready, State
 from app.errors import NotFound
 from app.jobs.dataset import known_datasets
 from app.jobs.job import Job
 from app.service import Service
 
-router = APIRouter(tags=["training"])
+router = APIRouter(route_class=StrictRoute, tags=["training"])
 WAV: dict[int | str, dict[str, Any]] = {200: {"description": "The recording", "content": {"audio/wav": {}}}}
 
 

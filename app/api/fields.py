@@ -1,44 +1,103 @@
-"""What requests with many fields have in common: a misspelt one is told, not ignored."""
+"""What requests with many fields have in common: empty means absent, and a misspelt name is refused, not ignored."""
 
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, get_args, get_origin
 
-from fastapi import Request
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
-from app.api.problems import InvalidFields
-from app.errors import BadRequest
-
-FORMS = ("multipart/form-data", "application/x-www-form-urlencoded", "")
+from app.api.problems import MOST_TOLD, InvalidFields, printable
 
 
 class KnownFields(BaseModel):
-    """Refuses fields that it does not know; ``hints``: what people write, and what they mean by it."""
+    """Refuses fields that it does not know, and takes null, "" and blanks for a field that was not sent.
+
+    ``hints``: what people write, and the field that they mean. ``verbatim``: fields whose blanks mean something.
+    """
 
     model_config = ConfigDict(extra="forbid")
-    hints: ClassVar[dict[str, str]] = {}
+    hints: ClassVar[Mapping[str, str]] = {}
+    verbatim: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def known(cls) -> Mapping[str, FieldInfo]:
+        """The fields by the names that clients use."""
+        return _known(cls)
+
+    @classmethod
+    def lists(cls) -> frozenset[str]:
+        """The fields that may be repeated in a form."""
+        return frozenset(name for name, info in cls.known().items() if _is_list(info.annotation))
+
+    @classmethod
+    def files(cls) -> frozenset[str]:
+        """The fields of a form that take files."""
+        kinds = (UploadFile, list[UploadFile])
+        return frozenset(name for name, info in cls.known().items() if info.annotation in kinds)
+
+    @classmethod
+    def is_empty(cls, name: str, value: Any) -> bool:
+        """Whether a value says as much as leaving the field out."""
+        if isinstance(value, str):
+            return not (value if name in cls.verbatim else value.strip())
+        return value is None or value in ([], {})
+
+    @classmethod
+    def refuse_empty(cls, name: str) -> None:
+        """Raises InvalidFields if the field must say something."""
+        info = cls.known().get(name)
+        if info is not None and info.is_required():
+            wanted = f": {info.description}" if info.description else ""
+            raise InvalidFields(f"{name} is empty; this field is required{wanted}.", [name])
+
+    @classmethod
+    def refuse_unknown(cls, names: Iterable[str]) -> None:
+        """Raises InvalidFields with the nearest known names; of many, some are named."""
+        unknown = [name for name in names if name not in cls.known()]
+        if unknown:
+            told = [cls._unknown(name) for name in unknown[:MOST_TOLD]]
+            more = [f"And {len(unknown) - len(told)} more."] if len(unknown) > len(told) else []
+            raise InvalidFields(" ".join(told + more), [printable(name) for name in unknown[:MOST_TOLD]])
 
     @model_validator(mode="before")
     @classmethod
-    def _known_fields(cls, values: Any) -> Any:
-        """An unknown field is refused with the nearest known one, rather than ignored."""
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        unknown = [name for name in values if name not in known] if isinstance(values, dict) else []
-        if unknown:
-            raise InvalidFields(" ".join(cls._unknown(name) for name in unknown), unknown)
+    def _said(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = cls.supported(values)
+        cls.refuse_unknown(values)
+        kept = {}
+        for name, value in values.items():
+            # an empty list where one is required has better words of its own
+            if not cls.is_empty(name, value) or (value == [] and cls.known()[name].is_required()):
+                kept[name] = value
+            else:
+                cls.refuse_empty(name)
+        return kept
+
+    @classmethod
+    def supported(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values without those that are known, say nothing and have no field here."""
         return values
 
     @classmethod
     def _unknown(cls, name: str) -> str:
-        near = get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+        near = get_close_matches(name[:80].lower(), cls.known(), n=1, cutoff=0.5)
         meant = cls.hints.get(name) or (near[0] if near else None)
-        return f"Unknown field {name[:80]!r}; " + (
-            f"did you mean {meant!r}?" if meant else f"known: {', '.join(cls.model_fields)}."
+        return f"Unknown field '{printable(name)}'; " + (
+            f"did you mean {meant!r}?" if meant else f"known: {', '.join(cls.known())}."
         )
 
 
-async def form_only(request: Request) -> None:
-    """The framework takes a body of another type for an empty form. Raises BadRequest."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in FORMS:
-        raise BadRequest(f"Send the fields as multipart/form-data, as `curl -F` does; {kind[:80]!r} is not read here.")
+@cache
+def _known(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def _is_list(annotation: Any) -> bool:
+    if get_origin(annotation) is list:
+        return True
+    return any(get_origin(part) is list for part in get_args(annotation))

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from app.api.fields import KnownFields
+from app.api.json_bodies import parse_json
 from app.api.problems import InvalidFields
 from app.engine.request import Sampling, Share
+from app.errors import MalformedBody
 from app.model.features import Clip
 from app.model.prompt import Message, Role
 from app.service import default_prompt, user_message
@@ -17,28 +19,36 @@ from app.service import default_prompt, user_message
 Text = Annotated[str, Field(max_length=200_000)]
 
 
-class TextPart(BaseModel):
+class TextPart(KnownFields):
     """Words of a turn."""
 
-    model_config = ConfigDict(extra="forbid")
+    verbatim: ClassVar[frozenset[str]] = frozenset({"text"})
+
     type: Literal["text"]
-    text: Text
+    text: Text = ""
 
 
-class AudioPart(BaseModel):
+class AudioPart(KnownFields):
     """An uploaded recording, by its place among the `audio` files (0 is the first)."""
 
-    model_config = ConfigDict(extra="forbid")
     type: Literal["audio"]
     index: int = Field(ge=0)
 
 
-class Turn(BaseModel):
-    """One message of a conversation."""
+class Turn(KnownFields):
+    """One message of a conversation; one that says nothing is empty."""
 
-    model_config = ConfigDict(extra="forbid")
+    verbatim: ClassVar[frozenset[str]] = frozenset({"content"})
+
     role: Role
-    content: Text | list[Annotated[TextPart | AudioPart, Field(discriminator="type")]] = Field(union_mode="smart")
+    content: Text | list[Annotated[TextPart | AudioPart, Field(discriminator="type")]] = Field("", union_mode="smart")
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there are words or a recording."""
+        if isinstance(self.content, str):
+            return bool(self.content.strip())
+        return any(isinstance(part, AudioPart) or part.text.strip() for part in self.content)
 
 
 _TURNS: TypeAdapter[list[Turn]] = TypeAdapter(Annotated[list[Turn], Field(min_length=1, max_length=200)])
@@ -54,6 +64,7 @@ class AskForm(KnownFields):
         "files": "audio",
         "max_tokens": "max_new_tokens",
     }
+    verbatim: ClassVar[frozenset[str]] = frozenset({"stop"})  # a line break is a common one
 
     audio: list[UploadFile] = Field([], max_length=32, description="recordings, in order; none for text only")
     prompt: Text | None = Field(
@@ -117,13 +128,18 @@ class AskForm(KnownFields):
         if self.messages is None:
             return None
         try:
-            turns = _TURNS.validate_json(self.messages)
+            turns = _TURNS.validate_python(parse_json(self.messages))
+        except MalformedBody as error:
+            told = str(error).replace("The body", "the text", 1)
+            raise InvalidFields(f"messages: {told}", ["messages"]) from None
         except ValidationError as error:
             first = error.errors()[0]
             path = ".".join(map(str, first["loc"])) or "the JSON"
             raise InvalidFields(f"messages: {path}: {first['msg']}.", ["messages"]) from None
         if turns[-1].role != "user":
             raise InvalidFields("messages: the last message must have the role 'user'.", ["messages"])
+        if not turns[-1].says_something:
+            raise InvalidFields("messages: the last message is empty; there is nothing to answer.", ["messages"])
         used = {p.index for t in turns if not isinstance(t.content, str) for p in t.content if isinstance(p, AudioPart)}
         if used != set(range(len(self.audio))):
             raise InvalidFields(
@@ -168,6 +184,8 @@ class CompareForm(AskForm):
     @classmethod
     def _split(cls, value: list[str]) -> list[str]:
         names = [name.strip() for entry in value for name in entry.split(",") if name.strip()]
+        if not names:
+            raise ValueError("it is empty; name 1 to 64 adapters")
         if not 1 <= len(names) <= 64:
             raise ValueError("name 1 to 64 adapters")
         # inside the service a mix is written with commas, which separate the answers here

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 
 from app.api.admission import AskingRoute
 from app.api.answers import Answer, answer_of, compact
-from app.api.fields import form_only
 from app.api.forms import GenerateForm
 from app.api.hearing import Heard, hear
 from app.api.problems import documented, problem_of
@@ -18,7 +17,7 @@ from app.api.tickets import Disconnected, Question, Ticket, unless_gone
 from app.engine.request import Token
 from app.errors import OvertoneError
 
-router = APIRouter(route_class=AskingRoute, tags=["generate"], dependencies=[Depends(form_only)])
+router = APIRouter(route_class=AskingRoute, tags=["generate"])
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it shows in logs and metrics
 STREAM_EXAMPLE = """event: token
 data: {"id": 374, "text": "go"}

@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field
 from app import __version__
 from app.access.caller import Caller
 from app.api.problems import documented
+from app.api.routes import StrictRoute
 from app.api.state import State, Who
 from app.errors import DeviceLost
 from app.service import Service
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=StrictRoute, tags=["health"])
 
 
 class Health(BaseModel):

@@ -4,10 +4,14 @@ from typing import Annotated, Any, ClassVar
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import Field, ValidationError, field_validator, model_validator
-from starlette.datastructures import FormData, UploadFile
+from fastapi import UploadFile as FormFile
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from starlette.datastructures import FormData
 
+from app.api.body_kinds import media_type
 from app.api.fields import KnownFields
+from app.api.form_bodies import MULTIPART, read_form
+from app.api.json_bodies import object_of, read_json
 from app.api.problems import InvalidFields, invalid_fields
 from app.errors import BadRequest
 from app.jobs.dataset import allowed_dataset, unpack_dataset
@@ -63,8 +67,10 @@ class JobFields(KnownFields):
     @field_validator("allow", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
+        """A list, as JSON has it, or words with commas between them, as a form does, which may repeat the field."""
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return [part.strip() for text in texts for part in text.split(",") if part.strip()]
         return value
 
     def options(self) -> Options:
@@ -94,9 +100,11 @@ class NewJob(JobFields):
 
 
 class JobForm(JobFields):
-    """The text fields of the multipart form; `file` is there as its name alone."""
+    """The multipart form."""
 
-    file: str = Field(
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    file: FormFile = Field(
         description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv or .tsv that lists them, transcripts "
         "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS"
     )
@@ -104,7 +112,6 @@ class JobForm(JobFields):
 
 def _form_schema() -> dict[str, Any]:
     schema = JobForm.model_json_schema()
-    schema["properties"]["file"] |= {"type": "string", "format": "binary"}
     schema["properties"]["allow"] = {"type": "string", "description": schema["properties"]["allow"]["description"]}
     return schema
 
@@ -120,19 +127,23 @@ BODY: dict[str, Any] = {
 
 async def receive(request: Request, jobs: VisibleJobs, settings: Settings) -> Job:
     """Queue what a request asks for, by its content type."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind, _ = media_type(request.headers)
     if kind == "application/json":
         jobs.caller.check_sources()
-        return await to_thread.run_sync(_from_json, await request.body(), jobs, settings)
-    if kind != "multipart/form-data":
+        body = await read_json(request, field="file") or {}
+        return await to_thread.run_sync(_from_json, object_of(body), jobs, settings)
+    if kind != MULTIPART:
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `dataset`.")
-    async with request.form(max_files=8, max_fields=64) as form:  # parts beyond 1 MB lie on disk
-        return await to_thread.run_sync(_from_form, form, jobs, settings)
-
-
-def _from_json(body: bytes, jobs: VisibleJobs, settings: Settings) -> Job:
+    form = await read_form(request, JobForm)  # parts beyond 1 MB lie on disk
     try:
-        wanted = NewJob.model_validate_json(body or b"{}")
+        return await to_thread.run_sync(_from_form, form, jobs, settings)
+    finally:
+        await form.close()
+
+
+def _from_json(body: dict[str, Any], jobs: VisibleJobs, settings: Settings) -> Job:
+    try:
+        wanted = NewJob.model_validate(body)
     except ValidationError as error:
         raise invalid_fields(error) from None
     options = wanted.options()
@@ -145,22 +156,15 @@ def _from_json(body: bytes, jobs: VisibleJobs, settings: Settings) -> Job:
 
 
 def _from_form(form: FormData, jobs: VisibleJobs, settings: Settings) -> Job:
-    # a repeated field arrives comma-separated: right for lists, refused for the others
-    texts = {key: ",".join(_text(value) for value in form.getlist(key)) for key in form}
+    lists = JobForm.lists()
+    values = {name: form.getlist(name) if name in lists else form[name] for name in form}
     try:
-        options = JobForm.model_validate(texts).options()
+        wanted = JobForm.model_validate(values)
     except ValidationError as error:
         raise invalid_fields(error) from None
-    uploads = form.getlist("file")
-    if len(uploads) != 1 or not isinstance(uploads[0], UploadFile):
-        raise InvalidFields("file: send one file, as `-F file=@data.zip` does.", ["file"])
+    options = wanted.options()
     jobs.check_room()
     limits = ArchiveLimits(settings.max_dataset_mb << 20, MAX_FILES, "OVERTONE_MAX_DATASET_MB")
     with jobs.store.draft() as identity:
-        filename = uploads[0].filename or ""
-        data = unpack_dataset(uploads[0].file, filename, jobs.store.data(identity), limits)
+        data = unpack_dataset(wanted.file.file, wanted.file.filename or "", jobs.store.data(identity), limits)
         return jobs.submit(identity, options, str(data))
-
-
-def _text(value: UploadFile | str) -> str:
-    return value if isinstance(value, str) else value.filename or "file"

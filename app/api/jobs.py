@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from app.api import job_forms
 from app.api.answers import compact
 from app.api.problems import documented
+from app.api.routes import StrictRoute
 from app.api.sse import event, event_stream
 from app.api.state import AppState, JobRunner, State
 from app.errors import NotFound
@@ -21,7 +22,7 @@ from app.jobs.job import State as JobState
 from app.jobs.store import tail
 from app.jobs.visible import VisibleJobs
 
-router = APIRouter(tags=["training"])
+router = APIRouter(route_class=StrictRoute, tags=["training"])
 Identity = Annotated[str, Path(description="id of the job", examples=["20261124-101500-1f2e3d4c"])]
 FOLLOW_S = 0.2  # between two looks at a file that grows
 EVENTS_EXAMPLE = """id: 7

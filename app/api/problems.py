@@ -5,15 +5,17 @@
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.openai import errors as openai
@@ -21,6 +23,7 @@ from app.errors import AdapterRejected, BadRequest, OvertoneError, StorageError,
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
+MOST_TOLD = 8  # wrong fields of one request that an error names
 _UNKNOWN = "Something broke on the server; its log tells more under this request's id."
 
 
@@ -44,6 +47,11 @@ class InvalidFields(BadRequest):
     def __init__(self, message: str, fields: Sequence[str]) -> None:
         self.fields = list(fields)
         super().__init__(message)
+
+
+def printable(name: str) -> str:
+    """A client's name for something, as an error may show it: short, and whole characters alone."""
+    return name[:80].encode(errors="backslashreplace").decode()
 
 
 class ProblemResponse(JSONResponse):
@@ -81,11 +89,7 @@ def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, s
 
 def invalid_fields(error: ValidationError) -> InvalidFields:
     """What a model that is validated by hand has to say."""
-    entries = error.errors()
-    fields = [".".join(map(str, entry["loc"])) or "body" for entry in entries]
-    return InvalidFields(
-        " ".join(f"{field}: {entry['msg']}." for field, entry in zip(fields, entries, strict=True)), fields
-    )
+    return _wrong_fields(error.errors(include_url=False))
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -139,18 +143,21 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    """All wrong fields in one sentence each."""
     assert isinstance(error, RequestValidationError)
+    return problem_response(_wrong_fields(error.errors()), request.scope)
+
+
+def _wrong_fields(entries: Sequence[Any]) -> InvalidFields:
+    """The first wrong fields in one sentence each, and how many more there are."""
     lines, fields = [], []
-    for entry in error.errors():
+    for entry in entries[:MOST_TOLD]:
         # ("body", "top_p") -> "top_p"; a list's index says nothing to a client who repeated a field
-        path = [str(part) for part in entry["loc"] if part not in ("body", "query", "path")]
-        if entry["type"] == "json_invalid":  # the place is a character's, not a field's
-            path = []
-        name = ".".join(path) or "body"
+        path = [str(part) for part in entry["loc"] if part not in ("body", "query", "path", "header")]
+        name = printable(".".join(path)) or "body"
         lines.append(f"{name}: {_sentence(entry)}")
         fields.append(name)
-    return problem_response(InvalidFields(" ".join(lines), fields), request.scope)
+    more = [f"And {len(entries) - len(lines)} more."] if len(entries) > len(lines) else []
+    return InvalidFields(" ".join(lines + more), fields)
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
@@ -163,22 +170,47 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     return f"{words[:1].lower()}{words[1:]}{sent}."
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses itself: unknown routes and methods, bodies that cannot be parsed."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the framework refuses itself: unknown routes and methods, forms that cannot be parsed."""
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, OSError):  # an upload that the disk did not take; `Faults` tells it
         raise error.__cause__
     told = OvertoneError(f"{error.detail}.")
     told.status, told.code = error.status_code, HTTPStatus(error.status_code).name.lower()
-    path = request.url.path
+    path, headers = request.url.path, error.headers
     if error.status_code == HTTPStatus.NOT_FOUND:
-        told.args = (f"There is no route {path}; /docs lists them all.",)
+        near = _near(request.scope)
+        told.args = (f"There is no route {path}; " + (f"did you mean {near}?" if near else "/docs lists them all."),)
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        told.args = (f"{request.method} is not for {path}; use {allowed}.",)
+        methods = _methods(request.scope)
+        headers = {"Allow": ", ".join(methods)}
+        if request.method == "OPTIONS" and methods:
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+        named = " or ".join(method for method in methods if method not in ("HEAD", "OPTIONS"))
+        told.args = (f"{request.method} is not for {path}; use {named or 'another method'}.",)
     elif error.status_code == HTTPStatus.BAD_REQUEST:
         told.code = "malformed_body"
-        json = request.headers.get("content-type", "").startswith("application/json")
-        wanted = "JSON in UTF-8" if json else "multipart/form-data, as `curl -F` does"
-        told.args = (f"The body cannot be read: {error.detail.rstrip('.')}. Send {wanted}.",)
-    return problem_response(told, request.scope, error.headers)
+        told.args = (f"The form cannot be read: {error.detail.rstrip('.')}. Send it as `curl -F` does.",)
+    return problem_response(told, request.scope, headers)
+
+
+def _methods(scope: Scope) -> list[str]:
+    """What the path of a request may be asked with."""
+    routes = scope["app"].routes
+    found = [
+        method
+        for method in ("GET", "POST", "DELETE")
+        if any(route.matches(dict(scope, method=method))[0] is Match.FULL for route in routes)
+    ]
+    return [*found, *(["HEAD"] if "GET" in found else []), "OPTIONS"] if found else []
+
+
+def _near(scope: Scope) -> str | None:
+    """The route that a client with another idea of the base URL meant: `/v1` too often, or left out."""
+    root = scope.get("root_path", "")
+    path: str = scope["path"].removeprefix(root)
+    bare = re.sub(r"^(/openai|/api)?(/v1)+(?=/)", "", path)
+    for near in (f"/v1{bare}", bare):
+        if near != path and len(near) <= 100 and _methods(dict(scope, path=root + near)):
+            return near
+    return None

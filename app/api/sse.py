@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -22,11 +22,11 @@ def message(data: Any) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def event_stream(*sources: AsyncIterator[str]) -> StreamingResponse:
+def event_stream(*sources: AsyncIterator[str], headers: Mapping[str, str] | None = None) -> StreamingResponse:
     """Send the events of all sources as they come. When the client leaves, they are cancelled."""
     # no buffering on the way: a token is worth nothing if a proxy holds it back
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_merged(sources), media_type="text/event-stream", headers=headers)
+    own = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
+    return StreamingResponse(_merged(sources), media_type="text/event-stream", headers=own)
 
 
 async def _merged(sources: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:

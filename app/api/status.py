@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field
 from app.api.journal import Entry
 from app.api.latency import LatencyRow
 from app.api.problems import documented
+from app.api.routes import StrictRoute
 from app.api.state import AppState, Ready, State
 from app.service import Service
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=StrictRoute, tags=["health"])
 
 
 class Load(BaseModel):

@@ -7,10 +7,15 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import Depends, Request
+from fastapi import UploadFile as FormFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.access.caller import Caller
+from app.api.body_kinds import media_type
+from app.api.fields import KnownFields
+from app.api.form_bodies import MULTIPART, read_form
+from app.api.json_bodies import object_of, read_json
 from app.api.problems import InvalidFields, invalid_fields
 from app.api.state import Ready
 from app.errors import BadRequest
@@ -24,10 +29,8 @@ FILES = (*OWN, FILE)
 PAIRS = f"{OWN[0]} and {OWN[1]}, or {OWN[2]} and {OWN[3]}"
 
 
-class NewAdapter(BaseModel):
+class NewAdapter(KnownFields):
     """`POST /adapters` as JSON."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(examples=["nato"])
     source: str = Field(
@@ -38,12 +41,13 @@ class NewAdapter(BaseModel):
     replace: bool = Field(False, description="make it the next version if the name is taken")
 
 
-class _Fields(BaseModel):
-    """The text fields of the multipart form."""
+class _Fields(KnownFields):
+    """The multipart form."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     name: str
+    file: list[FormFile] = Field([])
     replace: bool = False
 
 
@@ -86,10 +90,10 @@ def _workspace(service: Ready) -> Iterator[Path]:
 Workspace = Annotated[Path, Depends(_workspace)]
 
 
-def receive_json(body: bytes, folder: Path, settings: Settings) -> Uploaded:
+def receive_json(body: dict[str, Any], folder: Path, settings: Settings) -> Uploaded:
     """Fetch the named source into ``folder``. Blocking."""
     try:
-        wanted = NewAdapter.model_validate_json(body or b"{}")
+        wanted = NewAdapter.model_validate(body)
     except ValidationError as error:
         raise invalid_fields(error) from None
     bring(wanted.source, folder, settings)
@@ -109,12 +113,14 @@ def bring(source: str, folder: Path, settings: Settings) -> None:
 
 def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
     """Bring the uploaded files into ``folder``. Blocking."""
-    uploads = [value for key, value in form.multi_items() if key == "file" and isinstance(value, UploadFile)]
+    uploads = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
     try:
         wanted = _Fields.model_validate({key: value for key, value in form.items() if key != "file"})
     except ValidationError as error:
         raise invalid_fields(error) from None
     names = [upload.filename or "" for upload in uploads]
+    if twice := [name for name in FILES if names.count(name) > 1]:
+        raise InvalidFields(f"file: {twice[0]} was sent {names.count(twice[0])} times; send it once.", ["file"])
     if uploads and set(names) <= set(FILES):
         for name, upload in zip(names, uploads, strict=True):
             with (folder / name).open("wb") as target:
@@ -128,14 +134,18 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
 
 async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:
     """What a request brings, by its content type."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind, _ = media_type(request.headers)
     if kind == "application/json":
         caller.check_sources()
-        return await to_thread.run_sync(receive_json, await request.body(), folder, settings)
-    if kind != "multipart/form-data":
+        body = await read_json(request, field="file") or {}
+        return await to_thread.run_sync(receive_json, object_of(body), folder, settings)
+    if kind != MULTIPART:
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")
-    async with request.form(max_files=8, max_fields=8) as form:  # parts beyond 1 MB lie on disk
+    form = await read_form(request, _Fields)  # parts beyond 1 MB lie on disk
+    try:
         return await to_thread.run_sync(receive_form, form, folder, settings)
+    finally:
+        await form.close()
 
 
 def _limits(settings: Settings) -> ArchiveLimits:

@@ -11,6 +11,7 @@ from app.api.admission import AskingRoute
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import hear
 from app.api.openai.completions import ChatCompletion, ChatCompletionChunk, Written
+from app.api.openai.details import details_of, headers
 from app.api.openai.errors import documented, error_body
 from app.api.openai.messages import conversation, recordings
 from app.api.openai.models import shares_of
@@ -35,7 +36,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def create_chat_completion(
-    body: ChatRequest, http: Request, state: State, service: Ready, desk: RequestDesk
+    body: ChatRequest, http: Request, state: State, service: Ready, desk: RequestDesk, answer: Response
 ) -> Any:
     """Continue a conversation, as OpenAI's API does.
 
@@ -60,10 +61,12 @@ async def create_chat_completion(
         fit=body.limit is None,
     )
     ticket = await desk.submit(question)
-    written = Written(body.model, service.fingerprint, service.prompts.token_bytes)
+    told = details_of(heard, body.notices)
+    answer.headers.update(headers(told))
+    written = Written(body.model, service.fingerprint, service.prompts.token_bytes, told)
     if body.stream:
         counted = body.stream_options is not None and body.stream_options.include_usage
-        return event_stream(_chunks(ticket, written, counted))
+        return event_stream(_chunks(ticket, written, counted), headers=headers(told))
     try:
         (end,) = await unless_gone(http, ticket.whole())
     except Disconnected:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.api.openai.details import OvertoneDetails, WithDetails
 from app.engine.request import Done, Token
 
 FinishReason = Literal["stop", "length"]
@@ -67,7 +68,7 @@ class Choice(BaseModel):
     finish_reason: FinishReason
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(WithDetails):
     """One finished answer."""
 
     id: str = Field(examples=["chatcmpl-5f0c6a1d9d3e4c5b"])
@@ -95,7 +96,7 @@ class ChunkChoice(BaseModel):
     finish_reason: FinishReason | None = None
 
 
-class ChatCompletionChunk(BaseModel):
+class ChatCompletionChunk(WithDetails):
     """One event of a stream."""
 
     id: str
@@ -108,9 +109,12 @@ class ChatCompletionChunk(BaseModel):
 
 
 class Written:
-    """One answer on its way to the client, whole or in chunks. ``model``: as the client named it."""
+    """One answer on its way to the client, whole or in chunks.
 
-    def __init__(self, model: str, fingerprint: str, bytes_of: BytesOf) -> None:
+    ``model``: as the client named it; ``told``: what the whole answer, or the first chunk, tells beside it.
+    """
+
+    def __init__(self, model: str, fingerprint: str, bytes_of: BytesOf, told: OvertoneDetails | None = None) -> None:
         self._head: dict[str, Any] = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -118,6 +122,7 @@ class Written:
             "system_fingerprint": f"fp_{fingerprint[:16]}",
         }
         self._bytes_of = bytes_of
+        self._details = told
 
     def whole(self, tokens: Sequence[Token], done: Done, logprobs: bool) -> ChatCompletion:
         """The answer in one piece."""
@@ -126,10 +131,11 @@ class Written:
             logprobs=self._logprobs(tokens) if logprobs else None,
             finish_reason=reason_of(done),
         )
-        return ChatCompletion(**self._head, choices=[choice], usage=usage_of(done))
+        return ChatCompletion(**self._head, choices=[choice], usage=usage_of(done), overtone=self._details)
 
     def begin(self) -> ChatCompletionChunk:
-        return self._chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+        chunk = self._chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+        return chunk.model_copy(update={"overtone": self._details})
 
     def piece(self, token: Token) -> ChatCompletionChunk:
         told = self._logprobs([token]) if token.logprobs else None

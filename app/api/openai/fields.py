@@ -1,12 +1,11 @@
-"""OpenAI's parameters: null stands for the default, and one that is not supported may only say nothing."""
+"""OpenAI's parameters: one that is not supported may only say nothing."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import model_validator
-
 from app.api.fields import KnownFields
-from app.api.problems import InvalidFields
+from app.api.problems import InvalidFields, printable
 
 Neutral = Mapping[str, tuple[Any, ...]]
 
@@ -18,23 +17,37 @@ class UnsupportedParameter(InvalidFields):
 
 
 class OpenAIFields(KnownFields):
-    """``unsupported``: parameters of OpenAI's, with the values that mean the same as leaving them out."""
+    """``unsupported``: parameters of OpenAI's or vLLM's, with the values that mean the same as leaving them out."""
 
     unsupported: ClassVar[Neutral] = {}
 
-    @model_validator(mode="before")
     @classmethod
-    def _supported(cls, values: Any) -> Any:
-        """What says nothing is dropped; the rest of what is unsupported is refused by name."""
-        if not isinstance(values, dict):
-            return values
-        said = {name: value for name, value in values.items() if value is not None}
-        refused = [name for name in said if name in cls.unsupported and said[name] not in cls.unsupported[name]]
+    def supported(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What says nothing is left out; the rest of what is unsupported is refused by name."""
+        names = [name for name in cls.unsupported if name in values]
+        refused = [name for name in names if not cls._is_neutral(name, values[name])]
         if refused:
             raise UnsupportedParameter(" ".join(cls._refusal(name) for name in refused), refused)
-        return {name: value for name, value in said.items() if name not in cls.unsupported}
+        return {name: value for name, value in values.items() if name not in cls.unsupported}
+
+    @classmethod
+    def _is_neutral(cls, name: str, value: Any) -> bool:
+        neutral = cls.unsupported[name]
+        if value != {} and cls.is_empty(name, value):  # `web_search_options: {}` asks for a search
+            return True
+        return value in neutral or (isinstance(value, str) and _as_json(value) in neutral)
 
     @classmethod
     def _refusal(cls, name: str) -> str:
-        neutral = " or ".join(repr(value) for value in cls.unsupported[name])
-        return f"The parameter {name!r} is not supported; leave it out" + (f", or say {neutral}." if neutral else ".")
+        neutral = " or ".join(json.dumps(value) for value in cls.unsupported[name])
+        return f"The parameter '{printable(name)}' is not supported; leave it out" + (
+            f", or send {neutral}." if neutral else "."
+        )
+
+
+def _as_json(text: str) -> Any:
+    """A number, boolean or list as a form sends it."""
+    try:
+        return json.loads(text[:100])
+    except ValueError:
+        return text

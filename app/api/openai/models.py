@@ -7,9 +7,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from app import __version__
 from app.api.adapters import remove_adapter
 from app.api.openai.errors import documented
 from app.api.openai.fields import Neutral, OpenAIFields
+from app.api.routes import StrictRoute
 from app.api.state import Ready, State
 from app.api.uploads import Workspace, bring
 from app.engine.request import Share
@@ -17,7 +19,7 @@ from app.errors import AdapterNotFound, Conflict
 from app.registry.registry import Adapter
 from app.service import BASE, Service, is_head
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=StrictRoute, tags=["openai"])
 TOLD: dict[int | str, dict[str, Any]] = {
     200: {"description": "A sentence, as vLLM says it", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
@@ -77,6 +79,21 @@ def shares_of(service: Service, model: str) -> tuple[Share, ...]:
             raise
         known = [card.name for card in service.registry.all() if not is_head(card)]
         raise AdapterNotFound(model, [service.loaded.spec.name, *known]) from error
+
+
+class Root(BaseModel):
+    """What answers here."""
+
+    object: Literal["api"] = "api"
+    name: Literal["overtone"] = "overtone"
+    version: str = __version__
+    routes: list[str] = Field(description="that OpenAI's clients use")
+
+
+@router.get("/v1", responses=documented(401))
+def describe_api() -> Root:
+    """Is this OpenAI's API? For clients that ask their base URL: `curl localhost:8000/v1`."""
+    return Root(routes=["/v1/models", "/v1/chat/completions", "/v1/audio/transcriptions"])
 
 
 @router.get("/v1/models", responses=documented(401, 503))

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from app.api.openai.fields import Neutral, OpenAIFields
 from app.api.openai.messages import ChatMessage, check_turns
@@ -13,28 +13,31 @@ from app.engine.request import Sampling
 from app.model.grammar import ANY_OBJECT
 
 ModelName = Annotated[
-    str, Field(max_length=2000, description="the base model, an adapter, or a mix `a:0.7,b:0.3`", examples=["base"])
+    str,
+    StringConstraints(strip_whitespace=True),
+    Field(max_length=2000, description="the base model, an adapter, or a mix `a:0.7,b:0.3`", examples=["base"]),
 ]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Temperature = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
+# a parameter by which a client tells others than the model who asks, or for what
+Inform: Any = Field(None, description="accepted; it changes nothing here")
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class StreamOptions(OpenAIFields):
     """`include_usage`: one more chunk at the end, with the tokens counted."""
 
-    unsupported: ClassVar[Neutral] = {"include_obfuscation": (False,)}
+    unsupported: ClassVar[Neutral] = {"include_obfuscation": (False,), "continuous_usage_stats": (False,)}
     include_usage: bool = False
 
 
 class JsonSchema(OpenAIFields):
     """A schema the answer keeps to, by constrained decoding; so `strict` changes nothing."""
 
-    unsupported: ClassVar[Neutral] = {"description": ("",)}
-
     name: str = Field(max_length=200)
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool = False
+    description: Any = Field(None, description="accepted; the model is not told of it, nor of the schema")
 
 
 class ResponseFormat(OpenAIFields):
@@ -60,7 +63,14 @@ class ResponseFormat(OpenAIFields):
 class ChatRequest(OpenAIFields):
     """OpenAI's parameters as far as they are supported, and vLLM's `top_k` and `repetition_penalty`."""
 
-    hints: ClassVar[dict[str, str]] = {"max_new_tokens": "max_completion_tokens"}
+    hints: ClassVar[dict[str, str]] = {
+        "max_new_tokens": "max_completion_tokens",
+        "max_output_tokens": "max_completion_tokens",
+        "adapter": "model",
+        "prompt": "messages",
+        "input": "messages",
+    }
+    verbatim: ClassVar[frozenset[str]] = frozenset({"stop"})  # a line break is a common one
     unsupported: ClassVar[Neutral] = {
         "n": (1,),
         "frequency_penalty": (0,),
@@ -78,14 +88,43 @@ class ChatRequest(OpenAIFields):
         "reasoning_effort": ("none",),
         "verbosity": ("medium",),
         "service_tier": ("auto", "default"),
-        "store": (False,),
-        "metadata": ({},),
-        "user": (),
-        "safety_identifier": (),
-        "prompt_cache_key": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
+        "prompt_cache_options": ({},),
         "web_search_options": (),
+        # vLLM's, with their defaults
+        "min_p": (0,),
+        "min_tokens": (0,),
+        "length_penalty": (1,),
+        "best_of": (1,),
+        "use_beam_search": (False,),
+        "ignore_eos": (False,),
+        "include_stop_str_in_output": (False,),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True, False),
+        "stop_token_ids": (),
+        "bad_words": (),
+        "allowed_token_ids": (),
+        "logits_processors": (),
+        "prompt_logprobs": (0,),
+        "truncate_prompt_tokens": (-1,),
+        "echo": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "add_special_tokens": (False,),
+        "chat_template": (),
+        "chat_template_kwargs": ({}, {"enable_thinking": False}),
+        "enable_thinking": (False,),
+        "include_reasoning": (True, False),
+        "mm_processor_kwargs": ({},),
+        "documents": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "structured_outputs": (),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "priority": (0,),
+        "cache_salt": (),
     }
 
     model: ModelName
@@ -103,6 +142,13 @@ class ChatRequest(OpenAIFields):
     logprobs: bool = Field(False, description="tell the log probability of each token")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="and of so many others in its place")
     response_format: ResponseFormat | None = None
+    user: Any = Inform
+    safety_identifier: Any = Inform
+    metadata: Any = Inform
+    prompt_cache_key: Any = Inform
+    prompt_cache_retention: Any = Inform
+    request_id: Any = Inform
+    store: Any = Field(None, description="accepted; answers are not stored")
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -113,12 +159,22 @@ class ChatRequest(OpenAIFields):
     def _agrees(self) -> "ChatRequest":
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise InvalidFields("max_tokens and max_completion_tokens differ; send one of them.", ["max_tokens"])
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             raise InvalidFields("stream_options goes with stream=true.", ["stream_options"])
         if self.top_logprobs and not self.logprobs:
             raise InvalidFields("top_logprobs goes with logprobs=true.", ["top_logprobs"])
         check_turns(self.messages)
         return self
+
+    @property
+    def notices(self) -> list[str]:
+        """What was asked for and is not done, though nothing of the answer depends on it."""
+        told = []
+        if self.store not in (None, False, "false"):
+            told.append("store: answers are not stored here")
+        if any(message.name is not None for message in self.messages):
+            told.append("messages: the model does not see their name")
+        return told
 
     @property
     def limit(self) -> int | None:

@@ -4,6 +4,7 @@ All windows are asked at once and share a batch; their texts are joined in order
 """
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from app.api.admission import AskingRoute
 from app.api.forms import Text
 from app.api.generate import CLIENT_CLOSED_REQUEST
 from app.api.hearing import hear
+from app.api.openai.details import OvertoneDetails, details_of, headers
 from app.api.openai.errors import documented, error_body
 from app.api.openai.fields import Neutral, OpenAIFields
+from app.api.openai.languages import language_of, prompt_in
 from app.api.openai.models import shares_of
-from app.api.openai.requests import ModelName, Seed, Temperature, seed_or_random
+from app.api.openai.requests import Inform, ModelName, Seed, Temperature, seed_or_random
 from app.api.openai.transcripts import (
     DurationUsage,
     Joined,
@@ -37,7 +40,7 @@ from app.api.tickets import Disconnected, Question, Ticket, unless_gone
 from app.engine.request import Done, Sampling, Share, Token
 from app.errors import OvertoneError
 from app.model.features import Clip
-from app.service import default_prompt, user_message
+from app.service import DEFAULT_PROMPT, default_prompt, user_message
 
 router = APIRouter(route_class=AskingRoute, tags=["openai"])
 MOST_TOKENS = 448  # of one window, as Whisper's decoder allows; fast speech takes about half
@@ -48,14 +51,31 @@ class TranscriptionForm(OpenAIFields):
     """OpenAI's parameters as far as they are supported."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    hints: ClassVar[dict[str, str]] = {"audio": "file"}
+    hints: ClassVar[dict[str, str]] = {"audio": "file", "granularities": "timestamp_granularities[]"}
     unsupported: ClassVar[Neutral] = {
-        "language": (),
         "include": (),
         "include[]": (),
-        "chunking_strategy": (),
+        "chunking_strategy": ("auto",),  # what is done here
+        "known_speaker_names": (),
         "known_speaker_names[]": (),
+        "known_speaker_references": (),
         "known_speaker_references[]": (),
+        "keywords": (),
+        "keywords[]": (),
+        "languages": (),
+        "languages[]": (),
+        "task": ("transcribe",),
+        # vLLM's, with their defaults
+        "to_language": (),
+        "top_p": (1,),
+        "top_k": (0, -1),
+        "min_p": (0,),
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "repetition_penalty": (1,),
+        "hotwords": (),
+        "stream_include_usage": (True, False),
+        "stream_continuous_usage_stats": (False,),
     }
 
     file: UploadFile = Field(description="wav, flac, ogg, opus, mp3, m4a, mp4 or webm, at any rate")
@@ -63,11 +83,29 @@ class TranscriptionForm(OpenAIFields):
     prompt: Text | None = Field(
         None, description="what to tell the model; default: the adapter's own, or to transcribe"
     )
+    language: str | None = Field(
+        None, max_length=100, description="of the speech: `de`, `de-AT`, `deu` or `german`; the default prompt names it"
+    )
     response_format: Literal["json", "text", "verbose_json"] = "json"
     temperature: Temperature = 0.0
     seed: Seed | None = None
     stream: bool = False
     granularities: list[Literal["segment"]] = Field([], alias="timestamp_granularities[]")
+    user: Any = Inform
+    metadata: Any = Inform
+
+    @field_validator("granularities", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: Any) -> Any:
+        """Also as clients write a list into one field: `segment,word` or `["segment"]`."""
+        if not isinstance(value, list):
+            return value
+        return [word for text in value for word in re.split(r"[\s,\[\]\"']+", str(text)) if word]
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: str | None) -> str | None:
+        return language_of(value) if value is not None else None
 
     @model_validator(mode="after")
     def _agrees(self) -> "TranscriptionForm":
@@ -78,6 +116,17 @@ class TranscriptionForm(OpenAIFields):
                 "timestamp_granularities goes with the response_format verbose_json.", ["timestamp_granularities"]
             )
         return self
+
+    def prompt_for(self, shares: Sequence[Share]) -> str:
+        """What the model is told: the request's prompt, the adapter's own, or to transcribe speech of the language."""
+        told = self.prompt or default_prompt(shares)
+        return prompt_in(self.language) if told == DEFAULT_PROMPT else told
+
+    def notices(self, shares: Sequence[Share]) -> list[str]:
+        """What was asked for and is not done."""
+        if self.language is None or prompt_in(self.language) == self.prompt_for(shares):
+            return []
+        return ["language: not used, since the prompt is not the default one; name the language in the prompt"]
 
     @property
     def with_segments(self) -> bool:
@@ -121,6 +170,8 @@ async def create_transcription(
     """
     shares = await asyncio.to_thread(shares_of, service, form.model)
     heard = await hear(state, service, [form.file])
+    told = details_of(heard, form.notices(shares))
+    own = headers(told)
     windows, start = [], 0.0
     for clip in heard.clips[0]:
         end = min(start + service.features.seconds(clip), heard.seconds)  # frames round up
@@ -128,7 +179,7 @@ async def create_transcription(
         windows.append(Window(start, end, await desk.submit(question)))
         start = end
     if form.stream:
-        return event_stream(_events(windows))
+        return event_stream(_events(windows, told), headers=own)
     try:
         ends = await unless_gone(http, *(window.ticket.whole() for window in windows))
     except Disconnected:
@@ -140,13 +191,21 @@ async def create_transcription(
         said.append(ended)
     text = join(done.text for _, done in said)
     if form.response_format == "text":
-        return PlainTextResponse(f"{text}\n")
+        return PlainTextResponse(f"{text}\n", headers=own)
     if form.response_format == "json":
-        return JSONResponse(Transcription(text=text, usage=usage_of([done for _, done in said])).model_dump())
+        answer = Transcription(text=text, usage=usage_of([done for _, done in said]), overtone=told)
+        return JSONResponse(answer.model_dump(), headers=own)
     segments = [_segment(form, number, *pair) for number, pair in enumerate(zip(windows, said, strict=True))]
     usage = DurationUsage(seconds=heard.seconds)
-    verbose = VerboseTranscription(duration=heard.seconds, text=text, segments=segments, usage=usage)
-    return JSONResponse(verbose.model_dump())
+    verbose = VerboseTranscription(
+        language=form.language or "unknown",
+        duration=heard.seconds,
+        text=text,
+        segments=segments,
+        usage=usage,
+        overtone=told,
+    )
+    return JSONResponse(verbose.model_dump(), headers=own)
 
 
 def _question(
@@ -155,7 +214,7 @@ def _question(
     sampling = Sampling(
         MOST_TOKENS, form.temperature, seed=seed_or_random(form.seed), logprobs=0 if form.with_segments else None
     )
-    messages = user_message([[clip]], form.prompt or default_prompt(shares))
+    messages = user_message([[clip]], form.prompt_for(shares))
     return Question(messages, shares, sampling, heard_s, seconds, fit=True)
 
 
@@ -176,7 +235,7 @@ def _segment(form: TranscriptionForm, number: int, window: Window, said: Said) -
     )
 
 
-async def _events(windows: Sequence[Window]) -> AsyncIterator[str]:
+async def _events(windows: Sequence[Window], told: OvertoneDetails | None) -> AsyncIterator[str]:
     """The windows in order; the later ones are on their way meanwhile. Deltas join to the text of `done`."""
     ends: list[Done] = []
     joined = Joined()
@@ -190,7 +249,8 @@ async def _events(windows: Sequence[Window]) -> AsyncIterator[str]:
                     yield message({"type": "transcript.text.delta", "delta": delta})
         usage = usage_of(ends).model_dump()
         text = join(done.text for done in ends)
-        yield message({"type": "transcript.text.done", "text": text, "usage": usage})
+        beside = {"overtone": told.model_dump()} if told else {}
+        yield message({"type": "transcript.text.done", "text": text, "usage": usage, **beside})
     except OvertoneError as error:
         yield message(error_body(error))
     yield DONE

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from app.api.openai.details import WithDetails
 from app.engine.request import Done
 
 
@@ -25,7 +26,7 @@ class TokenUsage(BaseModel):
     input_token_details: InputDetails
 
 
-class Transcription(BaseModel):
+class Transcription(WithDetails):
     """`json`."""
 
     text: str
@@ -53,11 +54,11 @@ class Segment(BaseModel):
     compression_ratio: float = Field(description="above 2.4 the text probably repeats itself")
 
 
-class VerboseTranscription(BaseModel):
-    """`verbose_json`. The language is not detected."""
+class VerboseTranscription(WithDetails):
+    """`verbose_json`. The language is not detected: it is the one that the request names."""
 
     task: Literal["transcribe"] = "transcribe"
-    language: Literal["unknown"] = "unknown"
+    language: str = "unknown"
     duration: float
     text: str
     segments: list[Segment]

@@ -1,0 +1,55 @@
+"""What an answer under `/v1` tells beside OpenAI's fields: receipts of the recordings, and warnings."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+
+from app.api.answers import AudioReceipt
+from app.api.hearing import Heard
+
+HEADER = "X-Overtone-Warnings"
+MOST_CHARACTERS = 2000  # of the header: proxies bound all headers together, often by 8 KiB
+
+
+class OvertoneDetails(BaseModel):
+    """Overtone's own, which OpenAI's clients pass on: `answer.overtone`."""
+
+    audio: list[AudioReceipt] = Field(description="what was heard of each recording, in order")
+    warnings: list[str] = Field(description="of the recordings, and of parameters that were not used")
+
+
+class WithDetails(BaseModel):
+    """An answer with `overtone` where there is something to tell."""
+
+    overtone: OvertoneDetails | None = Field(None, description="receipts of the recordings, and warnings")
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.overtone is None:
+            fields.pop("overtone", None)
+        return fields
+
+
+def details_of(heard: Heard, notices: Sequence[str] = ()) -> OvertoneDetails | None:
+    """What there is to tell; None without recordings and without notices."""
+    receipts = [AudioReceipt(**asdict(receipt)) for receipt in heard.receipts]
+    warnings = list(notices)
+    for number, receipt in enumerate(receipts, 1):
+        place = f"recording {number}: " if len(receipts) > 1 else ""
+        warnings += [f"{place}{warning}" for warning in receipt.warnings]
+    return OvertoneDetails(audio=receipts, warnings=warnings) if receipts or warnings else None
+
+
+def headers(told: OvertoneDetails | None) -> dict[str, str]:
+    """The warnings as a header: a JSON list in ASCII, as many as there is room for."""
+    if told is None or not told.warnings:
+        return {}
+    kept, left = list(told.warnings), 0
+    while len(text := json.dumps(kept + ([f"and {left} more"] if left else []))) > MOST_CHARACTERS and kept:
+        kept.pop()
+        left += 1
+    return {HEADER: text}

@@ -222,9 +222,9 @@ class Service:
     ) -> Request:
         """Render a conversation into a request for the engine; ``fit`` shortens the answer to the room there is.
 
-        Raises BadRequest for reserved tokens.
+        Raises BadRequest for reserved tokens, and PromptTooLong.
         """
-        prompt = self.prompts.render(messages)
+        prompt = self.prompts.render(messages, room=self.engine.room)
         clips = tuple(part for message in messages for part in message.parts if isinstance(part, Clip))
         if fit:
             room = max(1, self.engine.room - len(prompt))

@@ -1,5 +1,6 @@
 """What a body is, by its first bytes and its headers: errors name it, and the way on."""
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
 from app.errors import MalformedBody
@@ -48,9 +49,10 @@ def recognised(head: bytes) -> str | None:
 
 def media_type(headers: Headers) -> tuple[str, dict[str, str]]:
     """The Content-Type in lower case, and its parameters."""
-    kind, *parameters = headers.get("content-type", "").split(";")
-    pairs = (part.partition("=") for part in parameters)
-    return kind.strip().lower(), {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+    kind, parameters = parse_options_header(headers.get("content-type", ""))
+    return kind.decode("latin-1"), {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in parameters.items()
+    }
 
 
 def check_headers(headers: Headers) -> None:

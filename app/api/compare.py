@@ -50,7 +50,7 @@ async def compare(
     is an error only when all failed. With `stream=true` each event carries the `index` of its adapter.
     """
     form.turns()
-    heard = await hear(state, service, form.audio)
+    heard = await hear(state, service, form.audio, room=service.engine.room)
     sampling = form.sampling()  # one seed for all, so that nothing but the adapter differs
     entrants = []
     for index, named in enumerate(form.adapters):

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
 
 from app.api.body_kinds import check_headers, labelled, media_type, recognised, recording
 from app.api.fields import KnownFields
@@ -14,10 +15,25 @@ from app.api.problems import InvalidFields
 from app.errors import BadRequest, MalformedBody
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
+TAIL = 4096  # bytes; some clients send a line or two after the last boundary
 MOST_FILES, MOST_FIELDS = 100, 200
 Value = UploadFile | str
 # `stop[]`, `stop[0]`: how several clients name the elements of a list
 _ELEMENT = re.compile(r"(.+?)\[\d{0,3}\]")
+
+
+class _WholeForm(Request):
+    """A request whose multipart body must end with its last boundary: the parser leaves a cut part out in silence."""
+
+    last = b""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        tail = b""
+        async for chunk in super().stream():
+            tail = (tail + chunk[-TAIL:])[-TAIL:]
+            yield chunk
+        if self.last not in tail:
+            raise MultiPartException("it ends without its last boundary, as if it were cut off")
 
 
 async def read_form(request: Request, model: type[KnownFields]) -> FormData:
@@ -25,6 +41,7 @@ async def read_form(request: Request, model: type[KnownFields]) -> FormData:
 
     Raises MalformedBody for what is no form, BadRequest or InvalidFields for what is none of this route's.
     """
+    request = _WholeForm(request.scope, request.receive)
     check_headers(request.headers)
     kind, parameters = media_type(request.headers)
     if kind not in (MULTIPART, URLENCODED):
@@ -35,7 +52,9 @@ async def read_form(request: Request, model: type[KnownFields]) -> FormData:
             "The header Content-Type names no boundary, so the form cannot be read: let your client set this header "
             "itself, as `curl -F` does."
         )
-    if kind == URLENCODED:
+    if kind == MULTIPART:
+        request.last = f"--{parameters['boundary']}--".encode("latin-1")
+    else:
         _refuse_mislabelled(await request.body(), kind, model)
     try:
         form = await request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS)

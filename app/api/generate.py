@@ -58,7 +58,7 @@ async def generate(
     """
     form.turns()  # refuse what is wrong before the work begins
     shares = await asyncio.to_thread(service.shares, form.adapter)
-    heard = await hear(state, service, form.audio)
+    heard = await hear(state, service, form.audio, room=service.engine.room)
     question = Question(form.conversation(heard.clips, shares), shares, form.sampling(), heard.took_s, heard.seconds)
     ticket = await desk.submit(question)
     if form.stream:

@@ -10,6 +10,7 @@ from fastapi import UploadFile
 from app.api.state import AppState
 from app.audio.decode import Receipt
 from app.model.features import Clip
+from app.model.prompt import too_long
 from app.service import Service
 
 
@@ -27,13 +28,24 @@ class Heard:
         return sum(receipt.seconds_used for receipt in self.receipts)
 
 
-async def hear(state: AppState, service: Service, uploads: Sequence[UploadFile]) -> Heard:
-    """Decode recordings and extract their features. Raises AudioError, TooLarge, BadRequest or QueueFull."""
+async def hear(state: AppState, service: Service, uploads: Sequence[UploadFile], *, room: int | None = None) -> Heard:
+    """Decode recordings and extract their features, one after the other.
+
+    ``room``: tokens of the one prompt that is to hold them all; what can never fit is not decoded to its end.
+    Raises AudioError, TooLarge, BadRequest, PromptTooLong or QueueFull.
+    """
     service.engine.refuse_if_full(state.preparing)  # before the work, and after the body that took its time
     begun = time.monotonic()
     state.preparing += 1
+    heard: list[tuple[Receipt, list[Clip]]] = []
+    tokens = 0
     try:
-        heard = [await to_thread.run_sync(_hear_one, service, upload, limiter=state.ears) for upload in uploads]
+        for upload in uploads:
+            heard.append(await to_thread.run_sync(_hear_one, service, upload, limiter=state.ears))
+            tokens += sum(clip.tokens for clip in heard[-1][1])
+            if room is not None and tokens >= room:
+                of = f" (the first {len(heard)} of {len(uploads)} recordings)" if len(uploads) > 1 else ""
+                raise too_long(f"{tokens} tokens of audio{of}", room)
     finally:
         state.preparing -= 1
     return Heard([clips for _, clips in heard], [receipt for receipt, _ in heard], time.monotonic() - begun)

@@ -74,6 +74,8 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
+        if (known := recognised(data[:200])) not in (None, "JSON"):
+            raise MalformedBody(f"The body is not JSON, it is {known}.") from None
         raise MalformedBody(
             f"The body is not {encoding.upper().removesuffix('-SIG')}: byte {error.start} does not fit. Send JSON in "
             "UTF-8."

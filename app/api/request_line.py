@@ -43,14 +43,16 @@ class RequestLine:
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
         as_get = dict(scope, method="GET")
-        ended = False
+        ended = counted = False
 
         async def send_headers(message: Message) -> None:
-            nonlocal ended
+            nonlocal ended, counted
             if message["type"] == "http.response.start":
                 scope.update(route=as_get.get("route"))  # for those outside who count and trace by it
+                counted = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
                 await send(message)
-            elif not ended:
+            elif not ended and (not counted or not message.get("more_body", False)):
+                # what has a length has an end, and may clean up there; anything else may go on for ever
                 ended = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 if message.get("more_body", False):

@@ -5,6 +5,7 @@ import re
 from urllib.parse import unquote
 
 BLOCK = 1 << 20  # characters, whole groups of four: other threads get a turn between two blocks
+WIDTHS = (60, 64, 72, 76)  # of lines, as openssl, PEM, MIME and the base64 command break them
 _PREFIX = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/]")
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -35,14 +36,21 @@ def decode(text: str) -> bytes:
 
 
 def _without_breaks(text: str) -> str:
-    """The text without line breaks.
+    """The text without line breaks and indents.
 
-    A space may be a break that a shell has joined, or a plus that a form has decoded, which would be other bytes: it
-    is a break where all lines but the last are equally long.
+    A space may be a break that a shell has joined, or a plus that a form has decoded, which would be other bytes: text
+    with spaces must be whole, and a space inside a line may only stand where tools break lines.
     """
-    lines = text.split()
-    if any(space in text.strip() for space in " \u00a0") and "\n" not in text and len(lines) > 1:
-        widths = {len(line) for line in lines[:-1]}
-        if len(widths) > 1 or len(lines[-1]) > max(widths) or max(widths) % 4:
-            raise NotBase64("is not base64: it holds spaces; was each '+' turned into one on its way?")
-    return "".join(lines)
+    lines = [line.strip() for line in text.strip("\r\n").splitlines()]
+    joined = "".join("".join(line.split()) for line in lines)
+    if " " not in text:
+        return joined
+    inside = any(" " in line for line in lines)
+    if len(joined) % 4 or (inside and not (len(lines) == 1 and _broken_by_tools(lines[0].split()))):
+        raise NotBase64("is not base64: it holds spaces; was each '+' turned into one on its way?")
+    return joined
+
+
+def _broken_by_tools(pieces: list[str]) -> bool:
+    width = len(pieces[0])
+    return width in WIDTHS and all(len(piece) == width for piece in pieces[:-1]) and len(pieces[-1]) <= width

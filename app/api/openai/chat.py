@@ -50,7 +50,8 @@ async def create_chat_completion(
     """
     shares = await asyncio.to_thread(shares_of, service, body.model)
     grammar = await _grammar(state, service, body)
-    heard = await hear(state, service, await to_thread.run_sync(recordings, body.messages))
+    sent = await to_thread.run_sync(recordings, body.messages)
+    heard = await hear(state, service, sent, room=service.engine.room)
     question = Question(
         conversation(body.messages, heard.clips),
         shares,

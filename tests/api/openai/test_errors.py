@@ -47,11 +47,6 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ("reasoning_effort", "high"),
         ("verbosity", "low"),
         ("service_tier", "flex"),
-        ("store", True),
-        ("metadata", {"a": "b"}),
-        ("user", "somebody"),
-        ("safety_identifier", "x"),
-        ("prompt_cache_key", "x"),
         ("web_search_options", {}),
     ],
 )
@@ -91,7 +86,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "role": ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'user'"),
     "last is an answer": ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "last message"),
     "tool calls": ({"messages": [{"role": "assistant", "tool_calls": [TOOL]}]}, "tool_calls", "'tool_calls'"),
-    "name": ({"messages": [{"role": "user", "name": "me", "content": "x"}]}, "name", "'name'"),
     "image": (parts({"type": "image_url", "image_url": {"url": "x"}}), "messages.0.content.0", "image_url"),
     "file": (parts({"type": "file", "file": {"file_id": "x"}}), "messages.0.content.0", "'file'"),
     "audio of the system": (parts(sound(ENCODED), role="system"), "messages", "'user'"),
@@ -105,7 +99,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "messages.0.content.0.audio_url.audio_url.url",
         "fetches no URL",
     ),
-    "not base64": (parts(sound("!!!")), "messages.0", "base64"),
+    "not base64": (parts(sound("!!!")), "messages.0", "is not base64: '!' at character 1"),
     "not audio": (parts(sound(base64.b64encode(b"hello" * 99).decode())), "", "not audio"),
     "unknown format": (parts(sound(ENCODED, "midi")), "messages.0.content.0.input_audio.input_audio.format", "'wav'"),
     "too many recordings": (parts(*[sound(ENCODED)] * 33), "messages", "32"),
@@ -123,11 +117,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "format": ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
     "schema missing": ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema"),
     "schema astray": ({"response_format": {"type": "text", "json_schema": SCHEMA}}, "response_format", "json_schema"),
-    "schema described": (
-        {"response_format": {"type": "json_schema", "json_schema": SCHEMA | {"description": "x"}}},
-        "description",
-        "'description'",
-    ),
 }  # fmt: skip
 
 
@@ -155,7 +144,6 @@ async def test_bodies_that_are_no_object(client: httpx.AsyncClient, body: bytes)
 
 async def test_routes_methods_and_sizes(client: httpx.AsyncClient) -> None:
     assert error_of(await client.get("/v1/nothing"), 404)["code"] == "not_found"
-    assert error_of(await client.get("/v1"), 404)["code"] == "not_found"
     assert "use POST" in error_of(await client.get("/v1/chat/completions"), 405)["message"]
     huge = HELLO | {"messages": [{"role": "user", "content": "x" * (5 << 20)}]}
     assert error_of(await client.post("/v1/chat/completions", json=huge), 413)["code"] == "too_large"

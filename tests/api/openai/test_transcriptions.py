@@ -122,9 +122,9 @@ async def test_async(async_openai: AsyncOpenAI) -> None:
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
-        ({"language": "en"}, "language"),
+        ({"language": "xx"}, "language"),
         ({"include": ["logprobs"]}, "include[]"),
-        ({"chunking_strategy": "auto"}, "chunking_strategy"),
+        ({"chunking_strategy": {"type": "server_vad"}}, "chunking_strategy[type]"),
         ({"response_format": "srt"}, "response_format"),
         ({"response_format": "verbose_json", "timestamp_granularities": ["word"]}, "timestamp_granularities[].0"),
         ({"timestamp_granularities": ["segment"]}, "timestamp_granularities"),

@@ -21,6 +21,8 @@ from app.engine.request import Listened, new_id
 from app.errors import OvertoneError
 from app.model.head import Head, Moments, pool
 
+MOST_LONG = 8  # of the longest recordings together in one request: their features take 1.5 MB for 30 s
+
 router = APIRouter(route_class=AskingRoute, tags=["generate"])
 
 
@@ -92,7 +94,7 @@ async def classify(
     begun = time.monotonic()
     adapter = await asyncio.to_thread(service.classifier, form.adapter)
     head = await asyncio.to_thread(service.heads.get, adapter)
-    heard = await hear(state, service, form.audio)
+    heard = await hear(state, service, form.audio, seconds=MOST_LONG * service.settings.max_audio_seconds)
     clips = tuple(clip for clips in heard.clips for clip in clips)
     # cancelled with this request, and the work in the engine with it
     future = asyncio.wrap_future(service.engine.listen(clips, begun + service.settings.request_seconds))

@@ -9,6 +9,7 @@ from fastapi import UploadFile
 
 from app.api.state import AppState
 from app.audio.decode import Receipt
+from app.errors import TooLarge
 from app.model.features import Clip
 from app.model.prompt import too_long
 from app.service import Service
@@ -28,20 +29,34 @@ class Heard:
         return sum(receipt.seconds_used for receipt in self.receipts)
 
 
-async def hear(state: AppState, service: Service, uploads: Sequence[UploadFile], *, room: int | None = None) -> Heard:
+async def hear(
+    state: AppState,
+    service: Service,
+    uploads: Sequence[UploadFile],
+    *,
+    room: int | None = None,
+    seconds: float | None = None,
+) -> Heard:
     """Decode recordings and extract their features, one after the other.
 
-    ``room``: tokens of the one prompt that is to hold them all; what can never fit is not decoded to its end.
+    ``room``: tokens of the one prompt that is to hold them all; ``seconds``: that they may last together. Beyond
+    either, no further recording is decoded.
     Raises AudioError, TooLarge, BadRequest, PromptTooLong or QueueFull.
     """
     service.engine.refuse_if_full(state.preparing)  # before the work, and after the body that took its time
     begun = time.monotonic()
     state.preparing += 1
     heard: list[tuple[Receipt, list[Clip]]] = []
-    tokens = 0
+    tokens, lasted = 0, 0.0
     try:
         for upload in uploads:
             heard.append(await to_thread.run_sync(_hear_one, service, upload, limiter=state.ears))
+            lasted += heard[-1][0].seconds_used
+            if seconds is not None and lasted > seconds:
+                raise TooLarge(
+                    f"The first {len(heard)} of {len(uploads)} recordings last {lasted:.0f} s, and one request may "
+                    f"bring {seconds:.0f} s; send fewer in each request."
+                )
             tokens += sum(clip.tokens for clip in heard[-1][1])
             if room is not None and tokens >= room:
                 of = f" (the first {len(heard)} of {len(uploads)} recordings)" if len(uploads) > 1 else ""

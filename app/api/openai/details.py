@@ -28,10 +28,10 @@ class WithDetails(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """OpenAI's fields first."""
         fields: dict[str, Any] = serialize(self)
-        if self.overtone is None:
-            fields.pop("overtone", None)
-        return fields
+        told = fields.pop("overtone", None)
+        return fields | ({"overtone": told} if told is not None else {})
 
 
 def details_of(heard: Heard, notices: Sequence[str] = ()) -> OvertoneDetails | None:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_response
@@ -12,8 +13,8 @@ ONCE = frozenset({"authorization", "x-api-key", "content-type", "content-encodin
 _SLASHES = re.compile(r"/{2,}")
 
 
-class _AnswerEnds(Exception):
-    """Leaves a route that would go on sending after a HEAD has been answered."""
+class _AnswerEnds(OSError):
+    """Leaves a stream that would go on after a HEAD has been answered, as servers of ASGI 2.4 do."""
 
 
 class RequestLine:
@@ -44,6 +45,8 @@ class RequestLine:
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
         as_get = dict(scope, method="GET")
         ended = counted = False
+        version = scope.get("asgi", {}).get("spec_version", "2.0")
+        told_by_errors = tuple(map(int, version.split("."))) >= (2, 4)
 
         async def send_headers(message: Message) -> None:
             nonlocal ended, counted
@@ -55,10 +58,10 @@ class RequestLine:
                 # what has a length has an end, and may clean up there; anything else may go on for ever
                 ended = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-                if message.get("more_body", False):
-                    raise _AnswerEnds
+            elif ended and told_by_errors:
+                raise _AnswerEnds  # else a stream meets the disconnect that follows an answer's end
 
         try:
             await self._app(as_get, receive, send_headers)
-        except* _AnswerEnds:
+        except* (_AnswerEnds, ClientDisconnect):
             pass

@@ -119,6 +119,9 @@ async def test_recordings_that_the_report_names_are_heard(trainer: httpx.AsyncCl
     assert (len(samples), rate) == (16_000, 16_000)
     broken = await hear("b.wav")
     assert (broken.status_code, broken.json()["code"]) == (415, "not_audio")
-    for name in ("c.flac", "../outside.flac", "/etc/passwd", "missing.wav", "\0", ""):
+    for name in ("c.flac", "../outside.flac", "/etc/passwd", "missing.wav", "\0"):
         refused = await hear(name)
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found"), name
+    empty = await hear("")
+    assert (empty.status_code, empty.json()["fields"]) == (422, ["name"])
+    assert "name is empty" in empty.json()["detail"]

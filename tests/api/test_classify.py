@@ -335,7 +335,14 @@ async def test_a_client_that_leaves_ends_the_work(running: Running, head_folder:
             told.append(message)
 
         headers = [(name.lower(), value) for name, value in request.headers.raw]
-        scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/classify",
+            "query_string": b"",
+            "headers": headers,
+            "server": ("test", 80),
+        }
         await client.app(scope, receive, send)  # type: ignore[attr-defined]
         assert told[0]["status"] == 499
         await until(lambda: _true(len(engine_of(client).listening) == 0))

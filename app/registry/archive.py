@@ -10,7 +10,7 @@ from app.model import head
 from app.registry.config import FILE as CONFIG
 from app.registry.entries import ArchiveLimits, UnsafeArchive, extract
 from app.registry.manifest import FILE
-from app.registry.validate import PICKLES
+from app.registry.report import PICKLES
 from app.registry.weights import WEIGHTS
 
 CONFIGS = (CONFIG, head.CONFIG)  # one of them in every adapter

@@ -16,8 +16,9 @@ from app.errors import AdapterRejected, BadRequest
 from app.model.head import Head, read_head
 from app.registry.archive import copy_adapter, unpack
 from app.registry.entries import ArchiveLimits
+from app.registry.head_check import MAX_BYTES as MAX_HEAD_BYTES
 from app.registry.sources import fetch
-from app.registry.validate import MAX_HEAD_BYTES, validate
+from app.registry.validate import validate
 from tests.support import make_head
 
 LIMITS = ArchiveLimits(1 << 20)

@@ -13,14 +13,16 @@ from starlette.datastructures import FormData, UploadFile
 from app.access.caller import Caller
 from app.api.problems import InvalidFields, invalid_fields
 from app.api.state import Ready
-from app.errors import BadRequest
-from app.registry.archive import OWN, unpack
+from app.errors import AdapterRejected, BadRequest, TooLarge
+from app.registry.archive import CONFIGS, KEPT, OWN, PICKLE, unpack
 from app.registry.entries import ArchiveLimits
-from app.registry.manifest import FILE
+from app.registry.report import missing_weights
 from app.registry.sources import fetch
+from app.registry.weights import WEIGHTS
 from app.settings import Settings
 
-FILES = (*OWN, FILE)
+MAX_JSON = 64 << 10  # bytes of a body that names a source
+MAX_PARTS = 200  # files of a form: a trainer's folder may be dropped as it is
 PAIRS = f"{OWN[0]} and {OWN[1]}, or {OWN[2]} and {OWN[3]}"
 
 
@@ -48,10 +50,11 @@ class _Fields(BaseModel):
 
 
 class Uploaded(BaseModel):
-    """What was asked for; the files lie in the folder by now."""
+    """What was asked for; the files lie in the folder by now. ``notes``: what was left aside."""
 
     name: str
     replace: bool
+    notes: list[str] = []
 
 
 BODY: dict[str, Any] = {
@@ -92,13 +95,13 @@ def receive_json(body: bytes, folder: Path, settings: Settings) -> Uploaded:
         wanted = NewAdapter.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise invalid_fields(error) from None
-    bring(wanted.source, folder, settings)
-    return Uploaded(name=wanted.name, replace=wanted.replace)
+    notes = bring(wanted.source, folder, settings)
+    return Uploaded(name=wanted.name, replace=wanted.replace, notes=notes)
 
 
-def bring(source: str, folder: Path, settings: Settings) -> None:
-    """Fetch a source, if this server may, into ``folder``. Blocking."""
-    fetch(
+def bring(source: str, folder: Path, settings: Settings) -> list[str]:
+    """Fetch a source, if this server may, into ``folder``; notes on what was left aside. Blocking."""
+    return fetch(
         source,
         folder,
         roots=settings.adapter_roots,
@@ -114,16 +117,31 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
         wanted = _Fields.model_validate({key: value for key, value in form.items() if key != "file"})
     except ValidationError as error:
         raise invalid_fields(error) from None
-    names = [upload.filename or "" for upload in uploads]
-    if uploads and set(names) <= set(FILES):
-        for name, upload in zip(names, uploads, strict=True):
-            with (folder / name).open("wb") as target:
-                shutil.copyfileobj(upload.file, target)
-    elif len(uploads) == 1:
-        unpack(uploads[0].file, names[0], folder, _limits(settings))
+    names = [(upload.filename or "").replace("\\", "/") for upload in uploads]
+    plain = [name.rpartition("/")[2] for name in names]
+    if not set(plain).isdisjoint(CONFIGS):
+        notes = _take(dict(zip(names, uploads, strict=True)), names, folder)
+    elif len(uploads) == 1 and plain[0] not in KEPT:
+        notes = unpack(uploads[0].file, names[0], folder, _limits(settings))
     else:
         raise InvalidFields(f"file: send one .zip or .tar.gz, or the two files {PAIRS}.", ["file"])
-    return Uploaded(name=wanted.name, replace=wanted.replace)
+    return Uploaded(name=wanted.name, replace=wanted.replace, notes=notes)
+
+
+def _take(uploads: dict[str, UploadFile], names: list[str], folder: Path) -> list[str]:
+    """Copy an adapter's own files out of a form, as `unpack` does out of an archive; its notes."""
+    taken: dict[str, str] = {}
+    for name in names:
+        plain = name.rpartition("/")[2]
+        if plain in KEPT and plain in taken:
+            raise InvalidFields(f"file: {plain} is there twice ({taken[plain][:80]}, {name[:80]}); send one.", ["file"])
+        if plain in KEPT:
+            taken[plain] = name
+            with (folder / plain).open("wb") as target:
+                shutil.copyfileobj(uploads[name].file, target)
+    if CONFIGS[0] in taken and WEIGHTS not in taken:
+        raise AdapterRejected(missing_weights(WEIGHTS, names))
+    return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if PICKLE in names else []
 
 
 async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:
@@ -131,11 +149,21 @@ async def receive(request: Request, folder: Path, settings: Settings, caller: Ca
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         caller.check_sources()
-        return await to_thread.run_sync(receive_json, await request.body(), folder, settings)
+        return await to_thread.run_sync(receive_json, await _small_body(request), folder, settings)
     if kind != "multipart/form-data":
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")
-    async with request.form(max_files=8, max_fields=8) as form:  # parts beyond 1 MB lie on disk
+    async with request.form(max_files=MAX_PARTS, max_fields=8) as form:  # parts beyond 1 MB lie on disk
         return await to_thread.run_sync(receive_form, form, folder, settings)
+
+
+async def _small_body(request: Request) -> bytes:
+    """The body of a request that names a source. Raises TooLarge for more than such a body has."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_JSON:
+            raise TooLarge(f"A body that names a source has at most {MAX_JSON >> 10} KB; send files as a form.")
+    return body
 
 
 def _limits(settings: Settings) -> ArchiveLimits:

@@ -179,13 +179,13 @@ def read_config(folder: Path) -> AdapterConfig:
 
 def parse_config(fields: dict[str, Any]) -> AdapterConfig:
     """The configuration that ``fields`` are. Raises BadRequest."""
-    is_lora = fields.get("peft_type") == "LORA"
+    kind = str(fields.get("peft_type"))
     try:
-        if not is_lora and fields.get("peft_type") in SERVED:
+        if kind != "LORA" and kind in SERVED:
             _Counts.model_validate(fields)
-            if fields.get("peft_type") != "ADALORA":
+            if kind != "ADALORA":
                 _few(_of_ranks(fields.get("rank_pattern")))
-        config = (LoraConfig if is_lora else AdapterConfig).model_validate({**fields, "fields": fields})
+        config = (LoraConfig if kind == "LORA" else AdapterConfig).model_validate({**fields, "fields": fields})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

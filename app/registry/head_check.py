@@ -11,6 +11,7 @@ from app.registry.config import FILE as CONFIG
 from app.registry.report import Report, check_files, read_counted, some
 
 FILES = (head.CONFIG, head.WEIGHTS)
+MAX_CONFIG_BYTES = 1 << 20
 MAX_BYTES = 64 << 20  # ten times what thousands of labels take; heads wait in host memory
 
 
@@ -20,6 +21,9 @@ def check_head(folder: Path, spec: BaseSpec, report: Report) -> None:
     if (folder / CONFIG).is_file():
         report.problems.append(f"it holds {CONFIG} and {head.CONFIG}; an adapter has one or the other")
     sizes = {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
+    if sizes.get(head.CONFIG, 0) > MAX_CONFIG_BYTES:
+        report.problems.append(f"{head.CONFIG}: beyond {MAX_CONFIG_BYTES >> 20} MB, which no head needs")
+        return
     if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
         report.problems.append(f"{', '.join(large)}: beyond {MAX_BYTES >> 20} MB, which no head needs")
         return

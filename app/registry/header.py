@@ -37,7 +37,7 @@ def read_header(file: Path) -> dict[str, Entry]:
         kind = kind_of(head, size)
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else None
         if length is None or head[8:9] != b"{":
-            raise BadRequest(f"{name} is {kind or 'no safetensors file'}")
+            raise BadRequest(f"{name} is no readable safetensors file" + (f": it is {kind}" if kind else ""))
         if length > MAX_HEADER:
             raise BadRequest(f"{name} has a header of {length:,} bytes, more than {MAX_HEADER:,}: no adapter's")
         if length + 8 > size:
@@ -53,9 +53,9 @@ def _entries(name: str, header: bytes, data: int) -> dict[str, Entry]:
     except _Twice as error:
         raise BadRequest(f"{name} lists {str(error)[:200]} twice: which one was trained cannot be told") from None
     except (ValueError, RecursionError):
-        raise BadRequest(f"{name} is no safetensors file: its header is no JSON") from None
+        raise BadRequest(f"{name} is no readable safetensors file: its header is no JSON") from None
     if not isinstance(listed, dict):
-        raise BadRequest(f"{name} is no safetensors file: its header is no object")
+        raise BadRequest(f"{name} is no readable safetensors file: its header is no object")
     listed.pop("__metadata__", None)
     if len(listed) > MAX_TENSORS:
         raise BadRequest(f"{name} has {len(listed):,} tensors, more than {MAX_TENSORS:,}: no adapter's")

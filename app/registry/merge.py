@@ -44,7 +44,7 @@ def merge(
 def _combine(model: Any, folders: list[Path], weights: list[float], how: How, out: Path) -> None:
     names = [f"part{place}" for place in range(len(folders))]
     owners = {path for path, _ in model.named_modules() if path}
-    merged = None
+    merged: Any = None
     with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 for a name that it has since deprecated
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         for name, folder in zip(names, folders, strict=True):

@@ -45,6 +45,11 @@ class Patterns:
                 return pattern, value
         return (name, patterns[name]) if name in patterns else None
 
+    def hits(self, patterns: Mapping[str, V], name: str, *, dotted: bool = False) -> dict[str, V]:
+        """All patterns that `first` would take if they were the first, in their order."""
+        found = {pattern: value for pattern, value in patterns.items() if self.ends(pattern, name, dotted=dotted)}
+        return found or ({name: patterns[name]} if name in patterns else {})
+
     def _matches(self, expression: str, pattern: str, name: str) -> bool:
         left = self._deadline - time.monotonic()
         if left <= 0:

@@ -13,7 +13,6 @@ from app.model.base import BaseSpec
 from app.model.tensors import read_tensors
 from app.registry.header import read_header
 from app.registry.manifest import damage, read_manifest
-from app.registry.recognise import SAMPLE, kind_of
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 MAX_PROBLEMS = 20
@@ -83,9 +82,7 @@ def read_counted(file: Path, report: Report) -> dict[str, torch.Tensor]:
         report.problems.append(str(error))
         return {}
     except (SafetensorError, OSError) as error:
-        with file.open("rb") as stream:
-            kind = kind_of(stream.read(SAMPLE), file.stat().st_size)
-        report.problems.append(f"{file.name} is {kind or 'no readable safetensors file'}: {_words(error)}")
+        report.problems.append(f"{file.name} is no readable safetensors file: {_words(error)}")
         return {}
     if not tensors:
         report.problems.append(f"{file.name} holds no tensors")

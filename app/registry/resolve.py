@@ -6,7 +6,6 @@ Decided once, from the tensors' own names: they tell which modules were trained,
 then gets a configuration that names each module and its numbers, in today's layout.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from app.registry.config import AdapterConfig, LoraConfig
 from app.registry.keys import Name, names_of, spellings, translate
 from app.registry.patterns import Patterns
 
-MATCHING_S = 2.0  # for all patterns of one adapter
+MATCHING_S = 1.0  # for all patterns of one adapter
 # These show in the tensors' shapes, which are compared later
 _TOLD_BY_SHAPES = {"rank_pattern", "block_size_pattern", "n_frequency_pattern"}
 _SPELLED = "; write its name as the tensors' names have it, or as the end of one"
@@ -35,6 +34,7 @@ class Meaning:
     modules: Mapping[str, str]
     saved: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def scaling_of(self, path: str, rank: int) -> float:
         """What PEFT multiplies ``B A`` of a LoRA with: alpha / r, or alpha / √r with rsLoRA (Kalajdzievski, 2023)."""
@@ -49,14 +49,14 @@ class Meaning:
 
 
 def resolve(
-    config: AdapterConfig, keys: Iterable[str], owners: Collection[str], *, seconds: float = MATCHING_S
+    config: AdapterConfig, tensors: Mapping[str, torch.Tensor], owners: Collection[str], *, seconds: float = MATCHING_S
 ) -> Meaning:
-    """The meaning of a configuration for the tensors ``keys`` over a base with the modules ``owners``.
+    """The meaning of a configuration for ``tensors``, by the file's keys, over a base with the modules ``owners``.
 
     Raises BadRequest for two names of one tensor, for patterns that take long, and for patterns that fit the
     adapter's modules only in another layout than that of its tensors, so that what was trained cannot be told.
     """
-    names = names_of(keys)
+    names = names_of(tensors)
     whole = set(_texts(config.modules_to_save))
     modules: dict[str, str] = {}
     saved: dict[str, str] = {}
@@ -70,8 +70,9 @@ def resolve(
             saved[translate(module)] = module
         elif not _is_parameter(name, owner):
             modules[owner] = written
-    numbers = _numbers(config, modules, Patterns(seconds))
-    return Meaning(config, names, modules, saved, numbers)
+    shapes = {name.path: tuple(tensors[name.key].shape) for name in names}
+    numbers, warnings = _numbers(config, modules, Patterns(seconds), shapes)
+    return Meaning(config, names, modules, saved, numbers, warnings)
 
 
 def owner_of(path: str, owners: Collection[str]) -> str | None:
@@ -204,24 +205,59 @@ def _in_layers(config: AdapterConfig, name: str, matcher: Patterns) -> bool:
     return bool(numbers) and int(parts[numbers[0]]) in ([wanted] if isinstance(wanted, int) else wanted)
 
 
-def _numbers(config: AdapterConfig, modules: Mapping[str, str], matcher: Patterns) -> dict[str, dict[str, float]]:
-    """field -> path -> value, for each module that a pattern fits."""
+def _numbers(
+    config: AdapterConfig, modules: Mapping[str, str], matcher: Patterns, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """field -> path -> value, for each module that a pattern fits; warnings where it fits several."""
     found: dict[str, dict[str, float]] = {}
+    unsure: list[str] = []
     for field_name, patterns in config.patterns.items():
-        used: Counter[str] = Counter()
+        used: set[str] = set()
         values: dict[str, float] = {}
         for path, written in modules.items():
-            hit = matcher.first(patterns, written, dotted=config.tuner.dotted)
-            if hit is None and field_name in _TOLD_BY_SHAPES:
-                others = (matcher.first(patterns, other, dotted=config.tuner.dotted) for other in spellings(path))
-                hit = next((other for other in others if other), None)
-            if hit is not None:
-                used[hit[0]] += 1
-                values[path] = hit[1]
+            hits = matcher.hits(patterns, written, dotted=config.tuner.dotted)
+            if not hits and field_name in _TOLD_BY_SHAPES:
+                others = (matcher.hits(patterns, other, dotted=config.tuner.dotted) for other in spellings(path))
+                hits = next((other for other in others if other), {})
+            used |= hits.keys()
+            rank = _rank_in(path, shapes) if field_name == "rank_pattern" else None
+            if rank is not None and rank in hits.values():
+                values[path] = rank
+            elif hits:
+                values[path] = next(iter(hits.values()))
+                if len(set(hits.values())) > 1:
+                    unsure.append(f"{field_name} of {written}: {values[path]:g}")
         if len(used) < len(patterns) and field_name not in _TOLD_BY_SHAPES:
             _refuse_other_layouts(field_name, patterns, used, modules, matcher, config.tuner.dotted)
         found[field_name] = values
-    return found
+    return found, _told(unsure)
+
+
+def _told(unsure: list[str]) -> list[str]:
+    if not unsure:
+        return []
+    more = f" and {len(unsure) - 1} more" if len(unsure) > 1 else ""
+    return [
+        f"several patterns with other values fit one layer; the first in the file counts, as in PEFT ("
+        f"{unsure[0]}{more}), but PEFT sorts patterns when it saves, so training may have had another order"
+    ]
+
+
+# Tensors that show the rank of a layer, with the dimension where it shows
+_RANKS = (
+    ("lora_A.weight", 0),
+    ("lora_embedding_A", 0),
+    ("hada_w1_b", 0),
+    ("lokr_w2_b", 0),
+    ("lokr_w1_b", 0),
+    ("hira_A", 0),
+    ("delora_A", 0),
+)
+
+
+def _rank_in(path: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    found = (shapes.get(f"{path}.{name}", ())[side : side + 1] for name, side in _RANKS)
+    return next((sides[0] for sides in found if sides), None)
 
 
 def _refuse_other_layouts(

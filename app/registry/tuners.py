@@ -50,7 +50,7 @@ SERVED: dict[str, Tuner] = {
     "OFT": Tuner(ranks=(), most={"num_cayley_neumann_terms": 64}),
     "PEANUT": Tuner(most={"depth": 16}),
     "PVERA": Tuner(usual=256, shared=("pvera_A", "pvera_B")),
-    "RANDLORA": Tuner(),
+    "RANDLORA": Tuner(shared=("randlora_A", "randlora_B")),
     "ROAD": Tuner(ranks=()),
     "SHIRA": Tuner(),
     "TRAINABLE_TOKENS": Tuner(ranks=()),

@@ -1,6 +1,6 @@
 """Does an adapter fit this base, and how can it be served? Answered from its files, without a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from app.registry.weights import WEIGHTS
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
 PAIR = (".lora_A.weight", ".lora_B.weight")
 # Numbers that say where a tuner's values go: they must lie within the layer
+_BY_HAND = {"SHIRA", "ADALORA"}
 _SHIRA, _TOPK, _TOKENS = ".shira_indices", "_topk_indices", ".trainable_tokens_delta"
 
 
@@ -72,15 +73,21 @@ def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: 
         return
     owners = {*spec.linears, *(path.rpartition(".")[0] for path in spec.parameters)}
     meaning = resolve(config, held, owners)
+    report.warnings += meaning.warnings
     tensors = {name.path: held[name.key] for name in meaning.names}
     _check_fit(tensors, meaning, owners, spec, report)
+    if convolutions := [m for m in meaning.modules if len(spec.parameters.get(f"{m}.weight", ())) > 2]:
+        report.problems.append(
+            f"{some(convolutions)}: the audio tower does not run with PEFT's layers around its convolutions; "
+            "train its linear layers"
+        )
     modules = {owner for path in tensors if (owner := owner_of(path, owners))}
     report.parts = sorted({part_of(f"{module}.") for module in modules})
     report.targets = sorted({module.rpartition(".")[2] for module in modules})
-    if report.ok:
-        _check_complete(meaning, tensors, owners, spec, report)
     if report.ok and _changes_nothing(tensors):
         report.problems.append("it would change nothing: every lora_B is zero")
+    if report.ok:
+        _check_complete(meaning, tensors, spec, report)
     if report.ok:
         report.problems += scaled_problems(tensors, meaning, spec.dtype)
     if report.ok and report.serving == "alone":
@@ -200,13 +207,11 @@ def _check_tokens(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: 
         if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < vocabulary for i in indices):
             report.problems.append(f"the tokens trained at {path} are no list of numbers below {vocabulary}")
             return
-    if len(tensor) not in [len(indices) for indices in lists]:
+    if len(tensor) not in [len(indices or ()) for indices in lists]:
         report.problems.append(f"{path} has {len(tensor)} rows, its configuration names another number of tokens")
 
 
-def _check_complete(
-    meaning: Meaning, tensors: Mapping[str, torch.Tensor], owners: set[str], spec: BaseSpec, report: Report
-) -> None:
+def _check_complete(meaning: Meaning, tensors: Mapping[str, torch.Tensor], spec: BaseSpec, report: Report) -> None:
     """What the configuration says was trained is there."""
     for module in meaning.saved:
         lacking = [path for path in spec.parameters if path.startswith(f"{module}.") and path not in tensors]
@@ -216,7 +221,11 @@ def _check_complete(
     for name in [wanted] if isinstance(wanted, str) else wanted or []:
         if not any(written.endswith(name) for written in meaning.saved.values()):
             report.problems.append(f"modules_to_save names {name[:80]!r}, and {WEIGHTS} has nothing of it")
-    if lacking := missing_layers(meaning, spec.linears):
+    if meaning.config.trainable_token_indices and not any(path.endswith(_TOKENS) for path in tensors):
+        report.problems.append(f"trainable_token_indices names tokens, and {WEIGHTS} has nothing of them")
+    norms = meaning.config.peft_type == "LN_TUNING"
+    layers = sorted({path.rpartition(".")[0] for path in spec.parameters}) if norms else spec.linears
+    if lacking := missing_layers(meaning, layers):
         report.problems.append(
             f"target_modules names {len(lacking)} layers that {WEIGHTS} has no tensors for ({some(lacking)}): the file "
             "is incomplete; save the adapter again, or name in target_modules what it holds"
@@ -225,12 +234,35 @@ def _check_complete(
 
 def _check_plain(meaning: Meaning, held: Mapping[str, torch.Tensor], spec: BaseSpec, report: Report) -> None:
     """PEFT takes all of it: tried on the base's modules without their weights."""
-    if meaning.config.peft_type == "SHIRA":  # PEFT draws its mask from the base's weights before it reads the file's
+    if meaning.config.peft_type in _BY_HAND:
+        report.problems += list(_misshapen(meaning, {name.path: held[name.key] for name in meaning.names}, spec))
         return
     try:
         wrap(skeleton(spec), plain_adapter(meaning, held), meta=True)
     except BadRequest as error:
         report.problems.append(str(error))
+
+
+def _misshapen(meaning: Meaning, tensors: Mapping[str, torch.Tensor], spec: BaseSpec) -> Iterator[str]:
+    """What does not fit of the tuners that PEFT cannot try without weights: it picks values as it loads them."""
+    expected: set[str] = set()
+    for path in meaning.modules:
+        out_features, in_features = spec.linears.get(path, (0, 0))
+        if meaning.config.peft_type == "SHIRA":
+            count = tensors.get(f"{path}.shira_weight", torch.empty(0)).numel()
+            wanted: dict[str, tuple[int, ...]] = {"shira_weight": (count,), "shira_indices": (2, count)}
+        else:
+            rank = len(tensors.get(f"{path}.lora_E", ()))
+            wanted = {"lora_A": (rank, in_features), "lora_B": (out_features, rank), "lora_E": (rank, 1)}
+        for name, shape in wanted.items():
+            expected.add(f"{path}.{name}")
+            if (tensor := tensors.get(f"{path}.{name}")) is None:
+                yield f"{path}.{name} is missing"
+            elif tuple(tensor.shape) != shape:
+                yield f"{path}.{name} has shape {tuple(tensor.shape)}, this base and the others need {shape}"
+    beside = [path for path in tensors if path not in expected and path not in spec.parameters]
+    if beside:
+        yield f"{some(beside)}: no tensors of {meaning.config.peft_type}"
 
 
 def _is_whole_model(tensors: Mapping[str, torch.Tensor], meaning: Meaning, spec: BaseSpec) -> bool:

@@ -78,7 +78,7 @@ def _entry(name: str, key: str, entry: Any) -> tuple[Entry, int]:
         whole = type(start) is int and type(end) is int and 0 <= start <= end
     except (TypeError, KeyError, ValueError):
         raise BadRequest(f"{where}: its entry in the header is broken") from None
-    if dtype not in _BYTES:
+    if not isinstance(dtype, str) or dtype not in _BYTES:
         raise BadRequest(f"{where} is {str(dtype)[:20]}, which no tuner trains; save it as bfloat16 or float32")
     if len(sides) != len(shape) or len(shape) > _MAX_DIMENSIONS or not whole:
         raise BadRequest(f"{where} has the shape {str(shape)[:60]}, which no layer has")

@@ -226,9 +226,9 @@ def _check_complete(meaning: Meaning, tensors: Mapping[str, torch.Tensor], spec:
     norms = meaning.config.peft_type == "LN_TUNING"
     layers = sorted({path.rpartition(".")[0] for path in spec.parameters}) if norms else spec.linears
     if lacking := missing_layers(meaning, layers):
-        report.problems.append(
-            f"target_modules names {len(lacking)} layers that {WEIGHTS} has no tensors for ({some(lacking)}): the file "
-            "is incomplete; save the adapter again, or name in target_modules what it holds"
+        report.warnings.append(
+            f"target_modules names {len(lacking)} layers that {WEIGHTS} has no tensors for ({some(lacking)}): they "
+            "stay as in the base; if they were trained, the file is incomplete"
         )
 
 

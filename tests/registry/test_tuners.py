@@ -51,16 +51,22 @@ TUNERS: dict[str, Callable[[], PeftConfig]] = {
     "adalora": lambda: peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=T),
     "beft": lambda: peft.BeftConfig(target_modules=["q_proj"]),
     "boft": lambda: peft.BOFTConfig(target_modules=T, boft_block_size=4),
-    "c3a": lambda: peft.C3AConfig(block_size=8, target_modules=["q_proj"], block_size_pattern={"layers.1.self_attn.q_proj": 16}),
+    "c3a": lambda: peft.C3AConfig(
+        block_size=8, target_modules=["q_proj"], block_size_pattern={"layers.1.self_attn.q_proj": 16}
+    ),
     "deft": lambda: peft.DeftConfig(r=4, target_modules=T),
     "deft-qr": lambda: peft.DeftConfig(r=4, target_modules=T, decomposition_method="qr"),
-    "delora": lambda: peft.DeloraConfig(r=4, target_modules=T, rank_pattern={"q_proj": 6}, lambda_pattern={"q_proj": 3}),
+    "delora": lambda: peft.DeloraConfig(
+        r=4, target_modules=T, rank_pattern={"q_proj": 6}, lambda_pattern={"q_proj": 3}
+    ),
     "fourierft": lambda: peft.FourierFTConfig(n_frequency=50, target_modules=T, n_frequency_pattern={"up_proj": 20}),
     "glora": lambda: peft.GloraConfig(r=4, target_modules=T),
     "gralora": lambda: peft.GraloraConfig(r=8, target_modules=T),
     "hira": lambda: peft.HiraConfig(r=4, target_modules=T, rank_pattern={"up_proj": 6}),
     "hra": lambda: peft.HRAConfig(r=4, target_modules=T),
-    "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "down_proj", "fc2"], feedforward_modules=["down_proj", "fc2"]),
+    "ia3": lambda: peft.IA3Config(
+        target_modules=["k_proj", "down_proj", "fc2"], feedforward_modules=["down_proj", "fc2"]
+    ),
     "ln": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "layer_norm"]),
     "loha": lambda: peft.LoHaConfig(r=4, target_modules=T, alpha_pattern={"q_proj": 32}, rank_pattern={"q_proj": 3}),
     "lokr": lambda: peft.LoKrConfig(r=4, target_modules=T, alpha_pattern={"layers.1.self_attn.q_proj": 32}),
@@ -153,7 +159,9 @@ PATHS = {
     "between": "language_model.layers.",
     "today": "model.language_model.layers.",
 }
-PATTERNS = st.sampled_from(["q_proj", "{}0.self_attn.q_proj", r"{}[01].self_attn.(q|v)_proj", "{}2.mlp.up_proj", "^{}1.*"])
+PATTERNS = st.sampled_from(
+    ["q_proj", "{}0.self_attn.q_proj", r"{}[01].self_attn.(q|v)_proj", "{}2.mlp.up_proj", "^{}1.*"]
+)
 
 
 @settings(max_examples=20, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -162,7 +170,9 @@ PATTERNS = st.sampled_from(["q_proj", "{}0.self_attn.q_proj", r"{}[01].self_attn
     tuner=st.sampled_from([peft.LoraConfig, peft.LoHaConfig, peft.LoKrConfig]),
     ranks=st.dictionaries(PATTERNS, st.integers(1, 6), max_size=3),
     alphas=st.dictionaries(PATTERNS, st.integers(1, 40), max_size=3),
-    targets=st.sampled_from([T, r".*layers\.\d\..*(q_proj|v_proj)", "{}0.self_attn.q_proj", r"^{}\d\.(?:self_attn|mlp).*proj$"]),
+    targets=st.sampled_from(
+        [T, r".*layers\.\d\..*(q_proj|v_proj)", "{}0.self_attn.q_proj", r"^{}\d\.(?:self_attn|mlp).*proj$"]
+    ),
     dora=st.booleans(),
     prefix=st.booleans(),
 )
@@ -205,7 +215,9 @@ def test_a_file_translated_by_halves_is_refused(loaded, tmp_path):
 
 
 def test_ranks_show_in_the_tensors_whatever_layout_their_pattern_has(loaded, tmp_path):
-    model = trained(loaded, "older", peft.LoraConfig(r=4, target_modules=T, rank_pattern={f"{PATHS['older']}0.self_attn.q_proj": 7}))
+    model = trained(
+        loaded, "older", peft.LoraConfig(r=4, target_modules=T, rank_pattern={f"{PATHS['older']}0.self_attn.q_proj": 7})
+    )
     folder = edit(save(model, tmp_path / "a"), rank_pattern={f"{PATHS['today']}0.self_attn.q_proj": 7})
     same_as_trained(logits(model, loaded), folder, loaded)
 
@@ -217,7 +229,9 @@ def test_patterns_that_peft_has_put_into_another_order(loaded, tmp_path):
     folder = save(model, tmp_path / "ranks")
     assert list(json.loads((folder / "adapter_config.json").read_text())["rank_pattern"]) == sorted(two)
     same_as_trained(logits(model, loaded), folder, loaded)
-    folder = save(trained(loaded, "older", peft.LoraConfig(r=4, target_modules=T, alpha_pattern=two)), tmp_path / "alphas")
+    folder = save(
+        trained(loaded, "older", peft.LoraConfig(r=4, target_modules=T, alpha_pattern=two)), tmp_path / "alphas"
+    )
     report = check(folder, loaded)
     assert report.ok
     assert "several patterns" in " ".join(report.warnings)
@@ -229,7 +243,8 @@ def test_one_tensor_less_is_a_refusal(kind, loaded, tmp_path):
     whole = load_file(folder / WEIGHTS)
     for key in sorted(whole)[:: max(1, len(whole) // 6)]:
         save_file({other: tensor for other, tensor in whole.items() if other != key}, folder / WEIGHTS)
-        assert check(folder, loaded).problems, key
+        report = check(folder, loaded)
+        assert report.problems or "no tensors for" in " ".join(report.warnings), key
 
 
 @pytest.mark.parametrize("kind", ["dora", "ia3", "lokr", "vera", "bias-only"])
@@ -319,16 +334,22 @@ def test_places_beyond_a_layer_are_refused(loaded, tmp_path):
         assert check(edit(folder, token_indices=bad), loaded).problems, bad
 
 
-def test_a_part_left_out_is_taken_and_a_layer_left_out_refused(loaded, tmp_path):
+def test_layers_that_the_file_lacks_are_told(loaded, tmp_path):
     folder = save(trained(loaded, "older", peft.LoraConfig(r=4, target_modules=T)), tmp_path / "a")
     whole = load_file(folder / WEIGHTS)
     save_file({key: tensor for key, tensor in whole.items() if "audio_tower" not in key}, folder / WEIGHTS)
-    assert check(folder, loaded).ok
+    assert (check(folder, loaded).ok, check(folder, loaded).warnings) == (True, [])
     save_file({key: tensor for key, tensor in whole.items() if "model.layers.1." not in key}, folder / WEIGHTS)
-    (problem,) = check(folder, loaded).problems
-    assert "target_modules names 3 layers" in problem
-    assert "language_model.model.layers.1.self_attn.q_proj" in problem
-    assert "incomplete" in problem
-    names = [f"model.layers.{layer}.{name}" for layer in (0, 2) for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
+    report = check(folder, loaded)
+    assert report.ok
+    (told,) = report.warnings
+    assert "target_modules names 3 layers" in told
+    assert "language_model.model.layers.1.self_attn.q_proj" in told
+    assert "incomplete" in told
+    names = [
+        f"model.layers.{layer}.{name}"
+        for layer in (0, 2)
+        for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
+    ]
     names += [f"audio_tower.layers.{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")]
-    assert check(edit(folder, target_modules=names), loaded).ok
+    assert check(edit(folder, target_modules=names), loaded).warnings == []

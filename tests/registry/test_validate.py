@@ -160,8 +160,8 @@ def test_the_tensors_name_the_layers_whatever_expression_chose_them(option, patt
         begun = time.monotonic()
         report = check(folder, loaded)
         assert time.monotonic() - begun < 4
-        assert report.problems == [] or "no tensors for" in report.problems[0]
-        if report.ok and kind == "dora":
+        assert report.problems == []
+        if kind == "dora":
             owners = {path for path, _ in loaded.model.named_modules() if path}
             wrapped = wrap(copying.deepcopy(loaded.model), read_plain(folder, "adapter_model.safetensors", owners))
             assert same_layers(wrapped, folder)
@@ -208,7 +208,7 @@ def test_pickles_are_left_aside_and_named_where_they_are_all_there_is(copy, load
     cut = copy()
     whole = (cut / "adapter_model.safetensors").read_bytes()
     (cut / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert "no readable safetensors" in check(cut, loaded).problems[0]
+    assert "cut off" in check(cut, loaded).problems[0]
 
 
 def test_another_base_and_damage_are_told_by_the_manifest(copy, loaded):

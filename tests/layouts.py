@@ -12,6 +12,12 @@ from app.model.base import LoadedModel
 from tests.support import oracle_model
 
 WEIGHTS = "adapter_model.safetensors"
+# Where the language model's layers are in each layout
+PATHS = {
+    "older": "language_model.model.layers.",
+    "between": "language_model.layers.",
+    "today": "model.language_model.layers.",
+}
 
 
 class Older(nn.Module):

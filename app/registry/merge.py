@@ -52,6 +52,8 @@ def _combine(model: Any, folders: list[Path], weights: list[float], how: How, ou
     torch.manual_seed(0)  # DARE drops at random
     density = None if how == "linear" else DENSITY
     merged.add_weighted_adapter(names, weights, "merged", combination_type=COMBINATIONS[how], density=density)
+    # the parts' scalings are in B by now; PEFT copies the first part's options, and √r would scale the sum anew
+    merged.peft_config["merged"].use_rslora = False
     merged.save_pretrained(str(out), selected_adapters=["merged"], save_embedding_layers=False)
 
 

@@ -20,7 +20,7 @@ from app.registry.plain import read_plain, wrap
 from app.registry.tuners import REFUSED, SERVED
 from app.registry.validate import validate
 from app.registry.weights import read_weights
-from tests.layouts import LAYOUTS, WEIGHTS, Older, logits, save, trained
+from tests.layouts import LAYOUTS, PATHS, WEIGHTS, Older, logits, save, trained
 from tests.support import oracle_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, about choices made here on purpose
@@ -154,11 +154,6 @@ def test_adalora_after_its_budget_was_spent(loaded, tmp_path):
     same_as_trained(logits(again.eval(), loaded), folder, loaded)
 
 
-PATHS = {
-    "older": "language_model.model.layers.",
-    "between": "language_model.layers.",
-    "today": "model.language_model.layers.",
-}
 PATTERNS = st.sampled_from(
     ["q_proj", "{}0.self_attn.q_proj", r"{}[01].self_attn.(q|v)_proj", "{}2.mlp.up_proj", "^{}1.*"]
 )

@@ -147,7 +147,8 @@ def test_the_command_takes_a_trainer_s_folder(tmp_path: Path) -> None:
     command = ["adapters", "add", str(folder), "--name", "mine", "--adapters", str(tmp_path / "registry")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert sorted(file.name for file in (tmp_path / "registry" / "mine").iterdir()) == [
+    published = tmp_path / "registry" / "mine"
+    assert sorted(file.name for file in published.iterdir()) == [
         CONFIG,
         WEIGHTS,
         "manifest.json",

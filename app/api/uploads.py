@@ -131,6 +131,7 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
 def _take(uploads: dict[str, UploadFile], names: list[str], folder: Path) -> list[str]:
     """Copy an adapter's own files out of a form, as `unpack` does out of an archive; its notes."""
     taken: dict[str, str] = {}
+    others = {name.rpartition("/")[2] for name in names} - KEPT
     for name in names:
         plain = name.rpartition("/")[2]
         if plain in KEPT and plain in taken:
@@ -140,8 +141,8 @@ def _take(uploads: dict[str, UploadFile], names: list[str], folder: Path) -> lis
             with (folder / plain).open("wb") as target:
                 shutil.copyfileobj(uploads[name].file, target)
     if CONFIGS[0] in taken and WEIGHTS not in taken:
-        raise AdapterRejected(missing_weights(WEIGHTS, names))
-    return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if PICKLE in names else []
+        raise AdapterRejected(missing_weights(WEIGHTS, sorted(others)))
+    return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if PICKLE in others else []
 
 
 async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:

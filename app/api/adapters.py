@@ -139,6 +139,7 @@ async def add_adapter(request: Request, folder: Workspace, service: Ready, state
 
     def publish() -> AdapterView:
         adapter = service.registry.publish(folder, asked.name, replace=asked.replace)
+        adapter.report.warnings += asked.notes
         return view(service, state.metrics, adapter)
 
     return await to_thread.run_sync(publish)

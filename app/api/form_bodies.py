@@ -36,8 +36,8 @@ class _WholeForm(Request):
             raise MultiPartException("it ends without its last boundary, as if it were cut off")
 
 
-async def read_form(request: Request, model: type[KnownFields]) -> FormData:
-    """What a form says, by the fields of ``model``.
+async def read_form(request: Request, model: type[KnownFields], *, most_files: int = MOST_FILES) -> FormData:
+    """What a form says, by the fields of ``model``; at most ``most_files`` files.
 
     Raises MalformedBody for what is no form, BadRequest or InvalidFields for what is none of this route's.
     """
@@ -57,7 +57,7 @@ async def read_form(request: Request, model: type[KnownFields]) -> FormData:
     else:
         _refuse_mislabelled(await request.body(), kind, model)
     try:
-        form = await request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS)
+        form = await request.form(max_files=most_files, max_fields=MOST_FIELDS)
     except FormParserError as error:
         raise MalformedBody(f"The form cannot be read: {str(error).rstrip('.')}. Send it as `curl -F` does.") from None
     try:

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from app.api.body_kinds import JSON_WAY, check_headers, labelled, media_type, recognised, recording
 from app.api.problems import InvalidFields, printable
-from app.errors import MalformedBody
+from app.errors import MalformedBody, TooLarge
 
 MOST_VALUES = 1_000_000  # in one body; each takes up to 100 bytes once it is read
 SMALL = 1 << 16  # bytes that are read on the event loop; longer bodies go to a thread
@@ -20,13 +20,22 @@ _PYTHON = re.compile(r"True|False|None|undefined")
 _FORM = re.compile(rb"[\w\[\].-]{1,100}=")
 
 
-async def read_json(request: Request, *, field: str | None = None) -> Any:
+async def read_json(request: Request, *, field: str | None = None, most_bytes: int | None = None) -> Any:
     """The value of a JSON body; None for an empty one.
 
-    ``field``: where the route takes a recording, for those who send one bare. Raises MalformedBody or InvalidFields.
+    ``field``: where the route takes a recording, for those who send one bare. ``most_bytes``: of the body, where the
+    route's own limit is that of files. Raises MalformedBody, InvalidFields or TooLarge.
     """
     check_headers(request.headers)
-    body = await request.body()
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if most_bytes is not None and len(body) > most_bytes:
+            raise TooLarge(f"A JSON body has at most {most_bytes >> 10} KB here; send files as a form.")
+    return await _value_of(bytes(body), request, field)
+
+
+async def _value_of(body: bytes, request: Request, field: str | None) -> Any:
     if not body.strip():
         return None
     kind, _ = media_type(request.headers)

@@ -18,14 +18,16 @@ from app.api.form_bodies import MULTIPART, read_form
 from app.api.json_bodies import object_of, read_json
 from app.api.problems import InvalidFields, invalid_fields
 from app.api.state import Ready
-from app.errors import BadRequest
-from app.registry.archive import OWN, unpack
+from app.errors import AdapterRejected, BadRequest
+from app.registry.archive import CONFIGS, KEPT, OWN, PICKLE, unpack
 from app.registry.entries import ArchiveLimits
-from app.registry.manifest import FILE
+from app.registry.report import missing_weights
 from app.registry.sources import fetch
+from app.registry.weights import WEIGHTS
 from app.settings import Settings
 
-FILES = (*OWN, FILE)
+MAX_JSON = 64 << 10  # bytes of a body that names a source
+MAX_PARTS = 200  # files of a form: a trainer's folder may be dropped as it is
 PAIRS = f"{OWN[0]} and {OWN[1]}, or {OWN[2]} and {OWN[3]}"
 
 
@@ -52,10 +54,11 @@ class _Fields(KnownFields):
 
 
 class Uploaded(BaseModel):
-    """What was asked for; the files lie in the folder by now."""
+    """What was asked for; the files lie in the folder by now. ``notes``: what was left aside."""
 
     name: str
     replace: bool
+    notes: list[str] = []
 
 
 BODY: dict[str, Any] = {
@@ -96,13 +99,13 @@ def receive_json(body: dict[str, Any], folder: Path, settings: Settings) -> Uplo
         wanted = NewAdapter.model_validate(body)
     except ValidationError as error:
         raise invalid_fields(error) from None
-    bring(wanted.source, folder, settings)
-    return Uploaded(name=wanted.name, replace=wanted.replace)
+    notes = bring(wanted.source, folder, settings)
+    return Uploaded(name=wanted.name, replace=wanted.replace, notes=notes)
 
 
-def bring(source: str, folder: Path, settings: Settings) -> None:
-    """Fetch a source, if this server may, into ``folder``. Blocking."""
-    fetch(
+def bring(source: str, folder: Path, settings: Settings) -> list[str]:
+    """Fetch a source, if this server may, into ``folder``; notes on what was left aside. Blocking."""
+    return fetch(
         source,
         folder,
         roots=settings.adapter_roots,
@@ -118,18 +121,32 @@ def receive_form(form: FormData, folder: Path, settings: Settings) -> Uploaded:
         wanted = _Fields.model_validate({key: value for key, value in form.items() if key != "file"})
     except ValidationError as error:
         raise invalid_fields(error) from None
-    names = [upload.filename or "" for upload in uploads]
-    if twice := [name for name in FILES if names.count(name) > 1]:
-        raise InvalidFields(f"file: {twice[0]} was sent {names.count(twice[0])} times; send it once.", ["file"])
-    if uploads and set(names) <= set(FILES):
-        for name, upload in zip(names, uploads, strict=True):
-            with (folder / name).open("wb") as target:
-                shutil.copyfileobj(upload.file, target)
-    elif len(uploads) == 1:
-        unpack(uploads[0].file, names[0], folder, _limits(settings))
+    names = [(upload.filename or "").replace("\\", "/") for upload in uploads]
+    plain = [name.rpartition("/")[2] for name in names]
+    if not set(plain).isdisjoint(CONFIGS):
+        notes = _take(dict(zip(names, uploads, strict=True)), names, folder)
+    elif len(uploads) == 1 and plain[0] not in KEPT:
+        notes = unpack(uploads[0].file, names[0], folder, _limits(settings))
     else:
         raise InvalidFields(f"file: send one .zip or .tar.gz, or the two files {PAIRS}.", ["file"])
-    return Uploaded(name=wanted.name, replace=wanted.replace)
+    return Uploaded(name=wanted.name, replace=wanted.replace, notes=notes)
+
+
+def _take(uploads: dict[str, UploadFile], names: list[str], folder: Path) -> list[str]:
+    """Copy an adapter's own files out of a form, as `unpack` does out of an archive; its notes."""
+    taken: dict[str, str] = {}
+    others = {name.rpartition("/")[2] for name in names} - KEPT
+    for name in names:
+        plain = name.rpartition("/")[2]
+        if plain in KEPT and plain in taken:
+            raise InvalidFields(f"file: {plain} is there twice ({taken[plain][:80]}, {name[:80]}); send one.", ["file"])
+        if plain in KEPT:
+            taken[plain] = name
+            with (folder / plain).open("wb") as target:
+                shutil.copyfileobj(uploads[name].file, target)
+    if CONFIGS[0] in taken and WEIGHTS not in taken:
+        raise AdapterRejected(missing_weights(WEIGHTS, sorted(others)))
+    return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if PICKLE in others else []
 
 
 async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:
@@ -137,11 +154,11 @@ async def receive(request: Request, folder: Path, settings: Settings, caller: Ca
     kind, _ = media_type(request.headers)
     if kind == "application/json":
         caller.check_sources()
-        body = await read_json(request, field="file") or {}
+        body = await read_json(request, field="file", most_bytes=MAX_JSON) or {}
         return await to_thread.run_sync(receive_json, object_of(body), folder, settings)
     if kind != MULTIPART:
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")
-    form = await read_form(request, _Fields)  # parts beyond 1 MB lie on disk
+    form = await read_form(request, _Fields, most_files=MAX_PARTS)  # parts beyond 1 MB lie on disk
     try:
         return await to_thread.run_sync(receive_form, form, folder, settings)
     finally:

@@ -28,6 +28,7 @@ FILES = (
     "head.json",
     "head.safetensors",
     "manifest.json",
+    "README.md",
 )
 
 
@@ -97,14 +98,16 @@ class Folder:
         with tempfile.TemporaryDirectory() as folder:
             path, target = Path(source), Path(folder)
             if path.is_dir():
-                copy_adapter(path, target, limits)
+                notes = copy_adapter(path, target, limits)
             elif path.is_file():
                 with path.open("rb") as archive:
-                    unpack(archive, path.name, target, limits)
+                    notes = unpack(archive, path.name, target, limits)
             else:
                 prefixes = self._settings.adapter_sources
-                fetch(source, target, roots=(), prefixes=prefixes, limits=limits)
-            return self._told(self._registry.publish(target, name, replace=replace))
+                notes = fetch(source, target, roots=(), prefixes=prefixes, limits=limits)
+            adapter = self._registry.publish(target, name, replace=replace)
+            adapter.report.warnings += notes
+            return self._told(adapter)
 
     def merge(self, parts: dict[str, float], how: "How", name: str, replace: bool) -> Json:
         """Make several adapters into one; see `app.registry.merge`."""

@@ -13,8 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from app.engine.request import Sequence
+from app.registry.plain import read_plain, wrap
 from app.registry.registry import Adapter, Registry
-from app.registry.weights import tensor_paths
+from app.registry.weights import WEIGHTS
 
 _KEPT = 4
 
@@ -70,18 +71,11 @@ class AlonePath:
         return {"input_features": mel, "feature_attention_mask": mask}
 
     def _model(self, adapter: Adapter) -> Any:
-        from peft import PeftModel
-
         if adapter.uid not in self._models:
-            folder = self._registry.intact(adapter)
-            model = PeftModel.from_pretrained(
-                shell_of(self._shell, own=tensor_paths(folder)),  # PEFT writes trained biases in place
-                str(folder),
-                adapter_name="alone",
-                autocast_adapter_dtype=False,
-            )
-            self._registry.folder(adapter)  # unchanged while it was being read
-            self._models[adapter.uid] = model.eval()
+            owners = {path for path, _ in self._shell.named_modules() if path}
+            plain = self._registry.read_with(adapter, lambda folder: read_plain(folder, WEIGHTS, owners))
+            # PEFT writes trained biases in place
+            self._models[adapter.uid] = wrap(shell_of(self._shell, own=plain.paths), plain)
             if len(self._models) > _KEPT:
                 self._models.popitem(last=False)
         self._models.move_to_end(adapter.uid)

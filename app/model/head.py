@@ -126,7 +126,7 @@ def pool(clips: Sequence[Moments]) -> torch.Tensor:
 def read_config(folder: Path) -> HeadConfig:
     """Raises BadRequest, with the field and what is wrong, when it cannot be used."""
     try:
-        return HeadConfig.model_validate(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        return HeadConfig.model_validate(json.loads((folder / CONFIG).read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

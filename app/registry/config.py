@@ -1,75 +1,117 @@
-"""`adapter_config.json`, read strictly: only the fields that serving depends on."""
+"""`adapter_config.json`, read strictly and within bounds."""
 
-import json
-import re
-from functools import lru_cache
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, StrictInt, ValidationError
 
 from app.errors import BadRequest
+from app.registry.json_file import read_json
+from app.registry.patterns import LONGEST, check
+from app.registry.tuners import LORA_OPTIONS, SERVED, Tuner
 
 FILE = "adapter_config.json"
-# These recompute the base's own weights while they load, so the adapter alone does not tell what was trained
-REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Patterns come from strangers and are matched with every layer: nothing in them may backtrack for long
-MAX_PATTERNS, MAX_REPEATING, MAX_REPEATS = 1024, 8, 2
+MAX_BYTES = 4 << 20  # AdaLoRA writes a list of all its ranks
+MAX_NAMES = 4096  # more than the modules of any base
+MAX_PATTERNS = 1024
+MAX_EXPRESSION = 20_000  # characters of target_modules as one expression
+LARGEST = 1 << 16  # of a number that sizes something
+_UNBOUNDED = ("seed", "key", "total_step", "tinit", "tfinal", "deltaT")
+# These leave the base's own weights as they are; all others recompute them while they load
+_PLAIN_STARTS = {"gaussian", "eva", "orthogonal", "default", "true", "false"}
 
 
-def _is_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{pattern[:80]!r} is no regular expression") from error
-    if len(pattern) > 300 or any(_searches_long(branch) for branch in _branches(pattern)):
-        raise ValueError(
-            f"{pattern[:80]!r} is more than a layer's name needs; use at most {MAX_REPEATS} of * + ?, "
-            "no repeated groups, counted repeats or references, or name the layers"
-        )
-    return pattern
+def _bounded(names: str | list[str]) -> str | list[str]:
+    if isinstance(names, str):
+        if len(names) > MAX_EXPRESSION:
+            raise ValueError(f"it has {len(names)} characters, more than {MAX_EXPRESSION}")
+    elif len(names) > MAX_NAMES:
+        raise ValueError(f"it has {len(names)} names, more than {MAX_NAMES}")
+    elif any(len(name) > LONGEST for name in names):
+        raise ValueError(f"a name in it has more than {LONGEST} characters")
+    return names
 
 
-def _branches(pattern: str) -> list[str]:
-    """The alternatives at the top, with their escapes and character classes blanked out."""
-    bare = re.sub(r"\\[1-9]", "{", pattern)  # a reference is refused as a counted repeat is
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", bare)
-    depth, found = 0, [""]
-    for letter in bare:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "|" and depth == 0:
-            found.append("")
-        else:
-            found[-1] += letter
-    return found
-
-
-def _searches_long(branch: str) -> bool:
-    return len(_REPEAT.findall(branch)) > MAX_REPEATS or _COSTLY.search(branch) is not None
-
-
-def _are_few(patterns: dict[str, Any]) -> dict[str, Any]:
+def _few(patterns: dict[str, Any]) -> dict[str, Any]:
     if len(patterns) > MAX_PATTERNS:
-        raise ValueError(f"more than {MAX_PATTERNS} patterns")
-    if sum(bool(_REPEAT.search(pattern)) for pattern in patterns) > MAX_REPEATING:
-        raise ValueError(f"more than {MAX_REPEATING} patterns with * + or ?; name the layers instead")
+        raise ValueError(f"it has {len(patterns)} patterns, more than {MAX_PATTERNS}")
+    for pattern in patterns:
+        try:
+            check(pattern)
+        except BadRequest as error:
+            raise ValueError(str(error)) from None
     return patterns
 
 
-_REPEAT = re.compile(r"(?<!\\)[*+?]")
-_COSTLY = re.compile(r"\)[*+?]|\{|\(\?")
-Pattern = Annotated[str, AfterValidator(_is_pattern)]
-Ranks = Annotated[dict[Pattern, PositiveInt], AfterValidator(_are_few)]
-Alphas = Annotated[dict[Pattern, FiniteFloat], AfterValidator(_are_few)]
+Names = Annotated[str | list[str], AfterValidator(_bounded)]
+Ranks = Annotated[dict[str, PositiveInt], AfterValidator(_few)]
+Alphas = Annotated[dict[str, FiniteFloat], AfterValidator(_few)]
+Numbers = Annotated[dict[str, int | FiniteFloat], AfterValidator(_few)]
 
 
 class AdapterConfig(BaseModel):
-    """What PEFT wrote. Fields that are absent have PEFT's defaults; fields of other tuners are left out."""
+    """What PEFT wrote. Absent fields have PEFT's defaults. ``fields``: all that the file holds, unchecked but for size.
+
+    Patterns are matched with names as the file writes them: see `app.registry.keys`.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     peft_type: str
     base_model_name_or_path: str | None = None
+    bias: str | None = "none"
+    modules_to_save: Names | None = None
+    target_modules: Names | None = None
+    exclude_modules: Names | None = None
+    feedforward_modules: Names | None = None
+    layers_pattern: Names | None = None
+    layers_to_transform: int | Annotated[list[int], Field(max_length=MAX_NAMES)] | None = None
+    trainable_token_indices: Any = None
+    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"] | None = None
+    fields: dict[str, Any] = Field({}, exclude=True)
+
+    @property
+    def tuner(self) -> Tuner:
+        return SERVED[self.peft_type]
+
+    @property
+    def patterns(self) -> Mapping[str, Mapping[str, float]]:
+        """Patterns of module names by their field, without empty ones."""
+        found = {field: getattr(self, field, None) or self.fields.get(field) for field in self.tuner.patterns}
+        return {field: patterns for field, patterns in found.items() if patterns}
+
+    @property
+    def rank(self) -> int:
+        """The largest rank that the configuration names; 0 for tuners without ranks."""
+        ranks = [self.fields.get(field) for field in self.tuner.ranks]
+        return max([0, *(rank for rank in ranks if isinstance(rank, int)), *self._pattern_ranks()])
+
+    @property
+    def alpha(self) -> float:
+        """The general alpha; 0 for tuners without."""
+        alpha = self.fields.get("lora_alpha", self.fields.get("alpha", 0))
+        return float(alpha) if isinstance(alpha, int | float) else 0.0
+
+    @property
+    def unservable(self) -> list[str]:
+        """Options that neither way of serving honours."""
+        return [] if not self.fields.get("sample_at_inference") else ["sample_at_inference draws answers at random"]
+
+    @property
+    def batched(self) -> bool:
+        """Whether a masked dense product serves it; the rest goes through plain PEFT, alone."""
+        return False
+
+    def _pattern_ranks(self) -> list[int]:
+        patterns = self.patterns.get("rank_pattern", {})
+        return [int(rank) for rank in patterns.values()]
+
+
+class LoraConfig(AdapterConfig):
+    """The fields of LoRA that serving in batches depends on."""
+
     r: PositiveInt = 8
     lora_alpha: FiniteFloat = 8
     rank_pattern: Ranks | None = None
@@ -78,89 +120,104 @@ class AdapterConfig(BaseModel):
     use_dora: bool | None = False
     lora_bias: bool | None = False
     bias: Literal["none", "all", "lora_only"] | None = "none"
-    modules_to_save: list[str] | None = None
-    target_modules: str | list[str] | None = None
-    exclude_modules: str | list[str] | None = None
-    layers_pattern: str | list[str] | None = None
-    trainable_token_indices: Any = None
     init_lora_weights: Any = True
-    layer_replication: Any = None
-    target_parameters: Any = None
-    alora_invocation_tokens: Any = None
-    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"] | None = Field(None)
-
-    def rank_of(self, path: str) -> int:
-        """LoRA rank at a module path; the first pattern that ends it counts, as in PEFT."""
-        return next((rank for key, rank in (self.rank_pattern or {}).items() if _ends(key, path)), self.r)
-
-    def scaling_of(self, path: str) -> float:
-        """What PEFT multiplies ``B A`` with: alpha / r, or alpha / √r with rsLoRA (Kalajdzievski, 2023)."""
-        alpha = next((a for key, a in (self.alpha_pattern or {}).items() if _ends(key, path)), self.lora_alpha)
-        rank = self.rank_of(path)
-        return alpha / (rank**0.5 if self.use_rslora else rank)
 
     @property
-    def max_rank(self) -> int:
+    def rank(self) -> int:
         return max([self.r, *(self.rank_pattern or {}).values()])
 
     @property
-    def unservable(self) -> list[str]:
-        """Options that neither way of serving honours."""
-        found = []
-        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower().startswith(REWRITES_BASE):
-            found.append(
-                f"init_lora_weights={self.init_lora_weights[:20]!r} changes the base model's weights; convert it with "
-                "PEFT's save_pretrained(path_initial_model_for_weight_conversion=…)"
-            )
-        for option in ("layer_replication", "target_parameters", "alora_invocation_tokens"):
-            if getattr(self, option):
-                found.append(f"{option} cannot be served here")
-        return found
+    def alpha(self) -> float:
+        return self.lora_alpha
 
     @property
-    def costly_patterns(self) -> list[str]:
-        """What is wrong with the expressions that plain PEFT matches with every layer."""
-        patterns = [self.target_modules, self.exclude_modules]
-        layers = self.layers_pattern or []
+    def unservable(self) -> list[str]:
         found = []
-        for pattern in [*patterns, *([layers] if isinstance(layers, str) else layers)]:
-            try:
-                _is_pattern(pattern if isinstance(pattern, str) else "")
-            except ValueError as error:
-                found.append(str(error))
+        start = str(self.init_lora_weights).lower()
+        if self.init_lora_weights is not None and start not in _PLAIN_STARTS:
+            found.append(
+                f"init_lora_weights={start[:20]!r} changes the base model's weights, so these tensors alone do not "
+                "tell what was trained; convert it with PEFT's "
+                "save_pretrained(path_initial_model_for_weight_conversion=…)"
+            )
+        for option, reason in LORA_OPTIONS.items():
+            if self.fields.get(option):
+                found.append(f"{option} cannot be served here: {reason}")
         return found
 
     @property
     def batched(self) -> bool:
-        """Whether a masked dense product serves it; the rest goes through plain PEFT, alone."""
         return (
-            self.peft_type == "LORA"
-            and not self.use_dora
+            not self.use_dora
             and not self.lora_bias
             and (self.bias or "none") == "none"
             and not self.trainable_token_indices
-            and all("multi_modal_projector" in name for name in self.modules_to_save or [])
+            and all("multi_modal_projector" in name for name in _as_list(self.modules_to_save))
         )
+
+
+class _Counts(BaseModel):
+    """What `SERVED` says of a tuner's fields: patterns map names to numbers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    rank_pattern: Any = None
+    alpha_pattern: Numbers | None = None
+    lambda_pattern: Numbers | None = None
+    block_size_pattern: Numbers | None = None
+    n_frequency_pattern: Numbers | None = None
+    r: StrictInt | None = Field(None, ge=0)
 
 
 def read_config(folder: Path) -> AdapterConfig:
     """Raises BadRequest, with the field and what is wrong, when it cannot be used."""
     try:
-        return AdapterConfig.model_validate(json.loads((folder / FILE).read_text()))
+        return parse_config(read_json(folder / FILE, MAX_BYTES))
     except FileNotFoundError:
         raise BadRequest(f"{FILE} is missing") from None
+
+
+def parse_config(fields: dict[str, Any]) -> AdapterConfig:
+    """The configuration that ``fields`` are. Raises BadRequest."""
+    kind = str(fields.get("peft_type"))
+    try:
+        if kind != "LORA" and kind in SERVED:
+            _Counts.model_validate(fields)
+            if kind != "ADALORA":
+                _few(_of_ranks(fields.get("rank_pattern")))
+        config = (LoraConfig if kind == "LORA" else AdapterConfig).model_validate({**fields, "fields": fields})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise BadRequest(f"{FILE}: {where[:80]}: {first['msg']}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRequest(f"{FILE} cannot be read ({type(error).__name__})") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{FILE}: {where[:80]}: {message[:300]}") from None
+    except ValueError as error:
+        raise BadRequest(f"{FILE}: rank_pattern: {str(error)[:300]}") from None
+    if config.peft_type in SERVED:
+        _check_numbers(config)
+    return config
 
 
-def _ends(pattern: str, path: str) -> bool:
-    return _ending(pattern).match(path) is not None
+def _of_ranks(patterns: Any) -> dict[str, int]:
+    if patterns is None:
+        return {}
+    if not isinstance(patterns, dict) or not all(type(rank) is int and rank > 0 for rank in patterns.values()):
+        raise ValueError("it must map names to whole numbers above 0")
+    return patterns
 
 
-@lru_cache(4 * MAX_PATTERNS)  # more than re itself keeps: EVA names every layer
-def _ending(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(.*\.)?({pattern})$")
+def _check_numbers(config: AdapterConfig) -> None:
+    """No number sizes more than a layer does: PEFT makes tensors of these sizes before it reads the file's."""
+    sizes = {f"{field}.{name}": value for field, named in config.patterns.items() for name, value in named.items()}
+    for field, value in {**config.fields, **sizes}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            raise BadRequest(f"{FILE}: {field[:80]}: {value} is not finite")
+        most = config.tuner.most.get(field.partition("_pattern.")[0], LARGEST)
+        if isinstance(value, int) and not any(part in field for part in _UNBOUNDED) and abs(value) > most:
+            raise BadRequest(f"{FILE}: {field[:80]}: {value} is more than {most}, which no layer needs")
+
+
+def _as_list(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []

@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -12,9 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from app.errors import BadRequest, StorageError, TooLarge
+from app.registry.recognise import SAMPLE, kind_of
 
 _BLOCK = 1 << 20
 _LONGEST_NAME = 255  # bytes; what file systems take
+_LARGEST_HEADER = 64 << 10  # bytes of one long name or extended header of a tar
+_LARGEST_DIRECTORY = 32 << 20  # bytes of a zip's list of its files, which zipfile reads at once
+_DRIVE = re.compile(r"[A-Za-z]:/")
 # What zipfile, tarfile, gzip and the decompressors raise for damaged data
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -34,8 +39,11 @@ class ArchiveLimits:
     """``max_bytes``: of all unpacked files together; ``setting``: what the operator can raise."""
 
     max_bytes: int
-    max_entries: int = 200
+    max_entries: int = 5000  # a trainer's checkpoint has hundreds
     setting: str = "OVERTONE_MAX_ADAPTER_MB"
+
+    def too_many(self) -> TooLarge:
+        return TooLarge(f"The archive holds more than {self.max_entries} files; send only what is needed.")
 
     def too_large(self) -> TooLarge:
         return TooLarge(f"The unpacked files exceed this server's limit ({self.setting}).")
@@ -60,15 +68,30 @@ def extract(
             raise StorageError(
                 f"The files could not be written ({error.strerror}); the operator can free space."
             ) from error
-        words = str(error)[:100] or type(error).__name__
-        raise BadRequest(f"{filename[:80]!r} is no readable .zip or .tar.gz archive ({words}).") from None
+        raise BadRequest(_words(file, filename, error)) from None
+
+
+def _words(file: BinaryIO, filename: str, error: Exception) -> str:
+    """What a file is that no archive could be read from."""
+    name = repr(filename[:80])
+    if "password required" in str(error) or "is encrypted" in str(error):
+        return f"{name} has a password; send it without."
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(0)
+    head = file.read(SAMPLE)
+    if head[:2] in (b"PK", b"\x1f\x8b") or head[257:262] == b"ustar":
+        what = str(error)[:100] or type(error).__name__
+        return f"{name} is no readable .zip or .tar.gz archive: it is damaged or cut off ({what})."
+    kind = kind_of(head, size)
+    return f"{name} is no readable .zip or .tar.gz archive{f': it is {kind}' if kind else ''}; send one of these."
 
 
 def _extract(file: BinaryIO, limits: ArchiveLimits, place: Callable[[PurePosixPath], Path | None]) -> None:
     room = limits.max_bytes
     for count, (name, opened) in enumerate(_entries(file, limits), start=1):
         if count > limits.max_entries:
-            raise TooLarge(f"The archive holds more than {limits.max_entries} files; send only what is needed.")
+            raise limits.too_many()
         path = PurePosixPath(name.replace("\\", "/"))
         _refuse_unsafe(path)
         target = place(path)
@@ -89,7 +112,7 @@ def copy_stream(source: IO[bytes], target: BinaryIO, room: int, limits: ArchiveL
 
 
 def _refuse_unsafe(path: PurePosixPath) -> None:
-    if path.is_absolute() or ".." in path.parts or ":" in str(path) or not path.name:
+    if path.is_absolute() or ".." in path.parts or _DRIVE.match(str(path)) or not path.name:
         raise UnsafeArchive(f"The archive holds the path {str(path)[:80]!r}, which leaves its folder")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in path.parts) or len(str(path)) > 1000:
         raise UnsafeArchive(f"The archive holds a path that is too long: {str(path)[:80]!r}…")
@@ -126,12 +149,14 @@ def _entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[tuple[str, _Open
 
 
 def _zip_entries(file: BinaryIO) -> Iterator[tuple[str, _Opener]]:
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(cast(BinaryIO, _Pieces(file))) as archive:
         for entry in archive.infolist():
             if entry.is_dir():
                 continue
             if (entry.external_attr >> 16) & 0o170000 == 0o120000:
                 raise UnsafeArchive(f"The archive holds the link {entry.filename[:80]!r}; send plain files")
+            if entry.flag_bits & 0x1:
+                raise RuntimeError("the archive is encrypted")
             yield entry.filename, _Opener(archive, entry)
 
 
@@ -140,13 +165,46 @@ def _tar_entries(file: BinaryIO, limits: ArchiveLimits) -> Iterator[tuple[str, _
     opened = gzip.open(file) if file.read(2) == b"\x1f\x8b" else file  # noqa: SIM115, the caller closes the file
     file.seek(0)
     counted = cast(BinaryIO, _Counter(cast(BinaryIO, opened), limits))
-    with tarfile.open(fileobj=counted, mode="r|") as archive:
-        for entry in archive:
+    with tarfile.open(fileobj=counted, mode="r|", tarinfo=_BoundedTarInfo) as archive:
+        for count, entry in enumerate(archive, start=1):
+            if count > 2 * limits.max_entries:  # folders among them
+                raise limits.too_many()
             if entry.isdir():
                 continue
             if not entry.isfile():
                 raise UnsafeArchive(f"The archive holds the link or device {entry.name[:80]!r}; send plain files")
             yield entry.name, _Opener(archive, entry)
+
+
+class _BoundedTarInfo(tarfile.TarInfo):
+    """Headers that tarfile reads into memory whole are small, or refused."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> "tarfile.TarInfo":
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise UnsafeArchive(f"The archive holds the sparse file {self.name[:80]!r}; send plain files")
+        if not self.isfile() and self.size > _LARGEST_HEADER and not self.isdir():
+            raise TooLarge(f"The archive has a header of {self.size:,} bytes; it may have {_LARGEST_HEADER:,}.")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise UnsafeArchive(f"The archive holds the sparse file {self.name[:80]!r}; send plain files")
+
+
+class _Pieces:
+    """A file of which nothing large is read at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, lambda: None
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LARGEST_DIRECTORY:
+            raise TooLarge(f"The archive's list of files has {size:,} bytes; send only what is needed.")
+        return self._file.read(size if size >= 0 else _LARGEST_DIRECTORY)
 
 
 class _Counter:

@@ -5,22 +5,35 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from app.errors import BadRequest
+from app.registry.json_file import read_json
 
 FILE = "manifest.json"
+MAX_BYTES = 1 << 20
 T = TypeVar("T")
 Method = Literal["lora", "projector", "head"]
+
+
+def _in_our_time(moment: datetime) -> datetime:
+    """With a time zone, UTC where none is given; others cannot be told as seconds since 1970."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not 1970 < aware.year < 9000:
+        raise ValueError(f"the year {moment.year} is none in which an adapter was made")
+    return aware
+
+
+Created = Annotated[datetime, AfterValidator(_in_our_time)]
 
 
 class BaseModelRef(BaseModel):
     """The base model that an adapter was trained over."""
 
-    name: str
-    fingerprint: str | None = None
+    name: str = Field(max_length=1000)
+    fingerprint: str | None = Field(None, max_length=1000)
 
 
 class Manifest(BaseModel):
@@ -29,22 +42,22 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     schema_version: int = Field(1, alias="schema")
-    name: str
-    version: int = 1
+    name: str = Field(max_length=200)
+    version: int = Field(1, ge=1, le=1 << 40)
     base: BaseModelRef
     method: Method = "lora"
     rank: int = 0
-    alpha: float = 0
-    targets: list[str] = []
-    parts: list[str] = []
+    alpha: FiniteFloat = 0
+    targets: list[str] = Field([], max_length=1000)
+    parts: list[str] = Field([], max_length=100)
     parameters: int = 0
     bytes: int = 0
-    files: dict[str, str] = {}
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    files: dict[str, str] = Field({}, max_length=100)
+    created: Created = Field(default_factory=lambda: datetime.now(UTC))
     metrics: dict[str, Any] = {}
-    dataset_fingerprint: str | None = None
-    prompt: str | None = None
-    task: str | None = None
+    dataset_fingerprint: str | None = Field(None, max_length=1000)
+    prompt: str | None = Field(None, max_length=100_000)
+    task: str | None = Field(None, max_length=10_000)
     owner: str | None = Field(None, description="the tenant that it belongs to; null: everybody may use it")
 
 
@@ -54,11 +67,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not file.is_file():
         return None
     try:
-        return Manifest.model_validate_json(file.read_text())
-    except OSError as error:  # its text names the path
-        raise BadRequest(f"{FILE} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"{FILE} cannot be read: {str(error).splitlines()[0]}.") from None
+        return Manifest.model_validate(read_json(file, MAX_BYTES))
+    except FileNotFoundError:  # gone meanwhile
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise BadRequest(f"{FILE} cannot be read: {where[:80]}: {first['msg'][:200]}") from None
 
 
 def damage(folder: Path, manifest: Manifest) -> list[str]:

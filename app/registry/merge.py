@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 
 from app.errors import BadRequest
+from app.registry.plain import read_plain, wrap
 from app.registry.registry import Adapter, Registry
+from app.registry.weights import WEIGHTS
 
 How = Literal["linear", "ties", "dare"]
 # PEFT's names. Its own `linear` adds A and B apart, which leaves cross terms; `cat` is the exact weighted sum.
@@ -40,17 +42,18 @@ def merge(
 
 
 def _combine(model: Any, folders: list[Path], weights: list[float], how: How, out: Path) -> None:
-    from peft import PeftModel
-
     names = [f"part{place}" for place in range(len(folders))]
+    owners = {path for path, _ in model.named_modules() if path}
+    merged: Any = None
     with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 for a name that it has since deprecated
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        merged = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
-    for name, folder in list(zip(names, folders, strict=True))[1:]:
-        merged.load_adapter(str(folder), name)
+        for name, folder in zip(names, folders, strict=True):
+            merged = wrap(model, read_plain(folder, WEIGHTS, owners), name=name, onto=merged)
     torch.manual_seed(0)  # DARE drops at random
     density = None if how == "linear" else DENSITY
     merged.add_weighted_adapter(names, weights, "merged", combination_type=COMBINATIONS[how], density=density)
+    # the parts' scalings are in B by now; PEFT copies the first part's options, and √r would scale the sum anew
+    merged.peft_config["merged"].use_rslora = False
     merged.save_pretrained(str(out), selected_adapters=["merged"], save_embedding_layers=False)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from app.registry.config import AdapterConfig
+from app.registry.config import LoraConfig
+from app.registry.resolve import Meaning
 
 _B = ".lora_B.weight"
 
@@ -28,11 +29,12 @@ def overflow(name: str, tensor: torch.Tensor, dtype: torch.dtype, scaling: float
     return f"{name}{times} holds numbers too large for {kind}, in which it would be served{hint}"
 
 
-def scaled_problems(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, dtype: torch.dtype) -> list[str]:
+def scaled_problems(tensors: Mapping[str, torch.Tensor], meaning: Meaning, dtype: torch.dtype) -> list[str]:
     """What is wrong with an adapter's ``tensors``, by path in the base model, once scaled and cast to ``dtype``."""
     problems, changes = [], False
     for path, tensor in tensors.items():
-        scaling = config.scaling_of(path.removesuffix(_B)) if path.endswith(_B) else None
+        lora = path.endswith(_B) and isinstance(meaning.config, LoraConfig)
+        scaling = meaning.scaling_of(path.removesuffix(_B), tensor.shape[1]) if lora else None
         served = tensor.to(dtype) if scaling is None else scaled(tensor, scaling, dtype)
         problem = overflow(path, served, dtype, scaling)
         problems += [problem] if problem else []

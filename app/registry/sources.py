@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import DISK_FULL, AdapterRejected, BadRequest, Forbidden, TooLarge
-from app.registry.archive import KEPT, NO_ADAPTER, copy_adapter, holds_adapter
+from app.registry.archive import KEPT, NO_ADAPTER, PICKLE, copy_adapter, holds_adapter
+from app.registry.config import FILE as CONFIG
 from app.registry.entries import ArchiveLimits, copy_stream
+from app.registry.report import missing_weights
+from app.registry.weights import WEIGHTS
 
 HUB = "hf://"
 # What could lead out of an allowed prefix: chained file systems, parents, encoded characters, queries
@@ -17,32 +20,30 @@ _WEB_TIMEOUT_S = 60.0
 
 def fetch(
     source: str, destination: Path, *, roots: Sequence[Path], prefixes: Sequence[str], limits: ArchiveLimits
-) -> None:
-    """Bring an adapter's files into ``destination``.
+) -> list[str]:
+    """Bring an adapter's files into ``destination``; notes on what was left aside.
 
     ``roots``: folders that may be read. ``prefixes``: beginnings of Hub ids (`hf://org/`) and URLs that
     may be fetched. Raises Forbidden outside them, BadRequest when nothing is there.
     """
     source = source.removeprefix("file://")
     if "://" not in source and (source.startswith(("/", ".")) or _under(source, roots)):
-        _from_folder(source, destination, roots, limits)
-        return
+        return _from_folder(source, destination, roots, limits)
     url = source if "://" in source else HUB + source
     if not any(f"{url}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes) or _LEADS_AWAY.search(url):
         raise Forbidden(f"{source[:200]!r} is not among the sources this server may read (OVERTONE_ADAPTER_SOURCES).")
     if url.startswith(HUB):
-        _from_hub(url.removeprefix(HUB), destination, limits)
-    elif url.startswith(("http://", "https://")):
-        _from_web(url, destination, limits)
-    else:
-        _from_store(url, destination, limits)
+        return _from_hub(url.removeprefix(HUB), destination, limits)
+    if url.startswith(("http://", "https://")):
+        return _from_web(url, destination, limits)
+    return _from_store(url, destination, limits)
 
 
-def _from_folder(folder: str, destination: Path, roots: Sequence[Path], limits: ArchiveLimits) -> None:
+def _from_folder(folder: str, destination: Path, roots: Sequence[Path], limits: ArchiveLimits) -> list[str]:
     real = _under(folder, roots)
     if real is None:
         raise Forbidden("That folder is not under one this server may read (OVERTONE_ADAPTER_ROOTS).")
-    copy_adapter(real, destination, limits)
+    return copy_adapter(real, destination, limits)
 
 
 def _under(folder: str, roots: Sequence[Path]) -> Path | None:
@@ -54,13 +55,14 @@ def _under(folder: str, roots: Sequence[Path]) -> Path | None:
     return real if any(real.is_relative_to(root.resolve()) for root in roots) else None
 
 
-def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> None:
+def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> list[str]:
     """Plain files of a web server. It may send the request nowhere else: redirects are refused."""
     import httpx
 
     room = limits.max_bytes
     try:
         with httpx.Client(follow_redirects=False, trust_env=False, timeout=_WEB_TIMEOUT_S) as client:
+            pickle = client.head(f"{url.rstrip('/')}/{PICKLE}").is_success
             for name in sorted(KEPT):
                 with (
                     client.stream("GET", f"{url.rstrip('/')}/{name}") as answer,
@@ -78,11 +80,10 @@ def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> None:
                     (destination / name).unlink()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
-    if not holds_adapter(destination):
-        raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")
+    return _checked(url, destination, pickle)
 
 
-def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> None:
+def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> list[str]:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -96,15 +97,20 @@ def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> None
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             _raise_if_full(error)
             raise BadRequest(f"The Hub gave no adapter for {repository!r} ({type(error).__name__}).") from None
+        held = any(file.rfilename == PICKLE for file in files)
+        if holds_adapter(Path(folder)) and held and not (Path(folder) / WEIGHTS).exists():
+            raise AdapterRejected(f"{repository[:200]!r}: {missing_weights(WEIGHTS, [PICKLE])}")
         copy_adapter(Path(folder), destination, limits)
+        return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if held else []
 
 
-def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
+def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> list[str]:
     import fsspec
 
     room = limits.max_bytes
     try:
         system, path = fsspec.core.url_to_fs(url)
+        pickle = bool(system.exists(f"{path.rstrip('/')}/{PICKLE}"))
         for name in sorted(KEPT):
             remote = f"{path.rstrip('/')}/{name}"
             if not system.exists(remote):
@@ -114,8 +120,16 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> None:
     except (ImportError, ValueError, TypeError, OSError) as error:
         _raise_if_full(error)
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
-    if not holds_adapter(destination):
+    return _checked(url, destination, pickle)
+
+
+def _checked(url: str, folder: Path, pickle: bool) -> list[str]:
+    """Notes on what was fetched. ``pickle``: whether PEFT's older weights lie there as well. Raises AdapterRejected."""
+    if not holds_adapter(folder):
         raise AdapterRejected(f"{url[:200]!r} holds {NO_ADAPTER}")
+    if (folder / CONFIG).is_file() and not (folder / WEIGHTS).is_file():
+        raise AdapterRejected(f"{url[:200]!r}: {missing_weights(WEIGHTS, [PICKLE] if pickle else [])}")
+    return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if pickle else []
 
 
 def _raise_if_full(error: Exception) -> None:

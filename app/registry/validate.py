@@ -1,52 +1,30 @@
 """Does an adapter fit this base, and how can it be served? Answered from its files, without a model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 
 from app.errors import BadRequest
 from app.model import head
 from app.model.base import BaseSpec, part_of
-from app.model.tensors import read_tensors
-from app.registry.config import FILE as CONFIG
-from app.registry.config import AdapterConfig, read_config
-from app.registry.manifest import damage, read_manifest
+from app.registry.config import AdapterConfig, LoraConfig, read_config
+from app.registry.foreign import explain
+from app.registry.head_check import check_head
+from app.registry.keys import Name
+from app.registry.plain import plain_adapter, skeleton, unknown_fields, wrap
+from app.registry.report import MAX_PROBLEMS, check_files, read_counted, some
+from app.registry.report import Report as Report
+from app.registry.resolve import Meaning, missing_layers, owner_of, resolve
 from app.registry.scaling import scaled_problems
-from app.registry.weights import WEIGHTS, module_path
+from app.registry.tuners import SERVED, refusal
+from app.registry.weights import WEIGHTS
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-HEAD_FILES = (head.CONFIG, head.WEIGHTS)
-MAX_HEAD_BYTES = 64 << 20  # ten times what thousands of labels take; heads wait in host memory
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
-# Tuners that PEFT injects into modules, so that a plain forward serves them
-INJECTED = {"LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "LN_TUNING"}
-
-
-@dataclass
-class Report:
-    """What validation found. ``serving``: in batches, alone through plain PEFT, or as a classification head."""
-
-    serving: Literal["batched", "alone", "classify"] = "batched"
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
-    rank: int = 0
-    alpha: float = 0
-    tensors: int = 0
-    parameters: int = 0
-    bytes: int = 0
-    dtype: str = ""
-    labels: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
+PAIR = (".lora_A.weight", ".lora_B.weight")
+# Numbers that say where a tuner's values go: they must lie within the layer
+_BY_HAND = {"SHIRA", "ADALORA"}
+_SHIRA, _TOPK, _TOKENS = ".shira_indices", "_topk_indices", ".trainable_tokens_delta"
 
 
 def validate(folder: Path, spec: BaseSpec, *, max_rank: int) -> Report:
@@ -54,218 +32,247 @@ def validate(folder: Path, spec: BaseSpec, *, max_rank: int) -> Report:
     report = Report()
     try:
         if (folder / head.CONFIG).is_file():
-            _check_head(folder, spec, report)
+            check_head(folder, spec, report)
         else:
             _check_adapter(folder, spec, max_rank, report)
     except BadRequest as error:
         report.problems.append(str(error))
+    if len(report.problems) > MAX_PROBLEMS:
+        more = len(report.problems) - MAX_PROBLEMS
+        report.problems[MAX_PROBLEMS:] = [f"and {more} problems more"]
     return report
 
 
 def _check_adapter(folder: Path, spec: BaseSpec, max_rank: int, report: Report) -> None:
     config = read_config(folder)
-    _check_files(folder, WEIGHTS, spec, report)
+    check_files(folder, WEIGHTS, spec, report)
     _check_config(config, spec, max_rank, report)
     if report.ok:
         _check_tensors(folder, config, spec, report)
-    if report.serving == "alone":
-        report.problems += config.costly_patterns
-
-
-def _check_files(folder: Path, weights: str, spec: BaseSpec, report: Report) -> None:
-    manifest = read_manifest(folder)
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
-    if pickles:
-        report.problems.append(f"{', '.join(pickles)}: pickle files can run code and are refused; save as safetensors")
-    if not (folder / weights).is_file():
-        report.problems.append(f"{weights} is missing")
-    if manifest is None:
-        return
-    known = manifest.base.fingerprint
-    if known and known != spec.fingerprint:
-        report.problems.append(
-            f"it was trained over {manifest.base.name!r} with other weights than the {spec.name!r} served here"
-        )
-    report.problems += damage(folder, manifest)
 
 
 def _check_config(config: AdapterConfig, spec: BaseSpec, max_rank: int, report: Report) -> None:
-    if config.peft_type not in INJECTED:
-        report.problems.append(f"peft_type {config.peft_type[:40]} cannot be served here; LoRA and its relatives can")
+    if config.peft_type not in SERVED:
+        report.problems.append(refusal(config.peft_type))
         return
     trained_over = config.base_model_name_or_path
     if trained_over and Path(trained_over).name != Path(spec.name).name:
-        report.warnings.append(f"its configuration names the base {trained_over!r}, served here is {spec.name!r}")
+        report.warnings.append(f"its configuration names the base {trained_over[:200]!r}, served here is {spec.name!r}")
+    if unknown := unknown_fields(config):
+        report.warnings.append(f"its configuration has {some(unknown)}, which PEFT 0.21 does not know: left aside")
     report.problems += config.unservable
     report.serving = "batched" if config.batched else "alone"
-    if config.peft_type == "LORA":
-        report.rank, report.alpha = config.max_rank, config.lora_alpha
-        if report.rank > max_rank:
-            report.problems.append(f"its rank {report.rank} exceeds this server's {max_rank} (OVERTONE_MAX_RANK)")
-
-
-def _read(file: Path, report: Report) -> dict[str, torch.Tensor]:
-    """All tensors of a weight file, counted; none, and a problem, when it holds none that can be read."""
-    try:
-        tensors = read_tensors(file)
-    except (SafetensorError, OSError) as error:
-        report.problems.append(f"{file.name} is no readable safetensors file: {_words(error)}")
-        return {}
-    if not tensors:
-        report.problems.append(f"{file.name} holds no tensors")
-    report.tensors = len(tensors)
-    report.parameters = sum(tensor.numel() for tensor in tensors.values())
-    report.bytes = file.stat().st_size
-    report.dtype = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
-    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        report.problems.append(f"{_some(broken)}: NaN or infinite values")
-    return tensors
+    report.rank, report.alpha = config.rank, config.alpha
+    if report.rank > max(max_rank, config.tuner.usual):
+        report.problems.append(f"its rank {report.rank} exceeds this server's {max_rank} (OVERTONE_MAX_RANK)")
 
 
 def _check_tensors(folder: Path, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
-    tensors = {module_path(key): tensor for key, tensor in _read(folder / WEIGHTS, report).items()}
-    if not tensors:
+    held = read_counted(folder / WEIGHTS, report)
+    if not held:
         return
-    _check_fit(tensors, config, spec, report)
-    modules = {owner for path in tensors if (owner := _owner(path, spec))}
+    owners = {*spec.linears, *(path.rpartition(".")[0] for path in spec.parameters)}
+    meaning = resolve(config, held, owners)
+    report.warnings += meaning.warnings
+    tensors = {name.path: held[name.key] for name in meaning.names}
+    _check_fit(tensors, meaning, owners, spec, report)
+    if convolutions := [m for m in meaning.modules if len(spec.parameters.get(f"{m}.weight", ())) > 2]:
+        report.problems.append(
+            f"{some(convolutions)}: the audio tower does not run with PEFT's layers around its convolutions; "
+            "train its linear layers"
+        )
+    modules = {owner for path in tensors if (owner := owner_of(path, owners))}
     report.parts = sorted({part_of(f"{module}.") for module in modules})
     report.targets = sorted({module.rpartition(".")[2] for module in modules})
     if report.ok and _changes_nothing(tensors):
         report.problems.append("it would change nothing: every lora_B is zero")
     if report.ok:
-        report.problems += scaled_problems(tensors, config, spec.dtype)
+        _check_complete(meaning, tensors, spec, report)
+    if report.ok:
+        report.problems += scaled_problems(tensors, meaning, spec.dtype)
+    if report.ok and report.serving == "alone":
+        _check_plain(meaning, held, spec, report)
 
 
-def _check_fit(tensors: Mapping[str, torch.Tensor], config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+def _check_fit(
+    tensors: Mapping[str, torch.Tensor], meaning: Meaning, owners: set[str], spec: BaseSpec, report: Report
+) -> None:
     """Every tensor has a place in the base, with the right shape."""
-    unplaced = []
-    for path, tensor in tensors.items():
-        if path.endswith((".lora_A.weight", ".lora_B.weight")):
-            _check_pair(path, tensor, tensors, config, spec, report)
-        elif path.endswith(EMBEDDING) and f"{path.rpartition('.')[0]}.weight" in spec.parameters:
-            _check_embedding(path, tensor, config, spec, report)
+    if _is_whole_model(tensors, meaning, spec):
+        report.problems.append(
+            f"{WEIGHTS} holds whole weights of a model ({some(sorted(tensors))}), not an adapter: a merged or fully "
+            "trained model is served as a base of its own, by OVERTONE_MODEL"
+        )
+        return
+    unplaced: list[Name] = []
+    for name in meaning.names:
+        path, tensor = name.path, tensors[name.path]
+        owner = owner_of(path, owners)
+        if path.endswith(PAIR) and isinstance(meaning.config, LoraConfig):
+            if owner is None:
+                unplaced.append(name)
+            else:
+                _check_pair(path, tensor, tensors, meaning, spec, report)
+        elif path.endswith(EMBEDDING) and owner is not None:
+            _check_embedding(path, tensor, meaning, spec, report)
         elif path in spec.parameters:
-            _check_saved(path, tensor, config, spec, report)
-        elif report.serving == "batched" or _owner(path, spec) is None:
-            unplaced.append(path)
+            _check_saved(name, tensor, meaning, spec, report)
+        elif (owner is None and not _is_shared(name, meaning.config)) or report.serving == "batched":
+            unplaced.append(name)
+        elif not tensor.is_floating_point():
+            _check_places(path, tensor, meaning.config, spec, report)
+        elif path.endswith(_TOKENS):
+            _check_tokens(path, tensor, meaning.config, spec, report)
     if unplaced:
-        near = get_close_matches(unplaced[0].rpartition(".lora")[0], spec.linears, n=1, cutoff=0.3)
-        hint = f"; the nearest layer here is {near[0]}" if near else ""
-        report.problems.append(f"{len(unplaced)} tensors fit no layer of this base: {_some(unplaced)}{hint}")
+        report.problems.append(explain(unplaced, spec, meaning.config.base_model_name_or_path))
 
 
 def _check_pair(
     path: str,
     tensor: torch.Tensor,
     tensors: Mapping[str, torch.Tensor],
-    config: AdapterConfig,
+    meaning: Meaning,
     spec: BaseSpec,
     report: Report,
 ) -> None:
     module = path[: -len(".lora_A.weight")]
     side = path[-len("A.weight")]
-    if module not in spec.linears:
-        if f"{module}.weight" in spec.parameters:  # a convolution or an embedding: PEFT's own business
-            report.serving = "alone"
-        else:
-            near = get_close_matches(module, spec.linears, n=1, cutoff=0.3)
-            report.problems.append(f"{module} is no layer of this base" + (f"; nearest: {near[0]}" if near else ""))
-        return
     other = f"{module}.lora_{'B' if side == 'A' else 'A'}.weight"
     if other not in tensors:
         report.problems.append(f"{path} has no counterpart {other}")
+    if module not in spec.linears:  # a convolution or an embedding: PEFT's own business
+        report.serving = "alone"
+        return
     out_features, in_features = spec.linears[module]
-    rank = config.rank_of(module)
+    rank = meaning.rank_of(module)
     wanted = (rank, in_features) if side == "A" else (out_features, rank)
-    if tuple(tensor.shape) != wanted:
+    if tensor.numel() == 0:
+        report.problems.append(
+            f"{path} has no elements (shape {tuple(tensor.shape)}, {wanted} is needed): DeepSpeed ZeRO-3 or FSDP saved "
+            "it without gathering; save it again with gathered parameters"
+        )
+    elif tuple(tensor.shape) != wanted:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
+    elif not tensor.is_floating_point():
+        report.problems.append(f"{path} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
 
 
-def _check_embedding(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+def _check_embedding(path: str, tensor: torch.Tensor, meaning: Meaning, spec: BaseSpec, report: Report) -> None:
     """LoRA on the token embedding, which PEFT alone serves."""
     report.serving = "alone"
     module = path.rpartition(".")[0]
-    vocabulary, width = spec.parameters[f"{module}.weight"]
-    rank = config.rank_of(module)
+    vocabulary, width = spec.parameters[f"{module}.weight"][:2]
+    rank = meaning.rank_of(module) if isinstance(meaning.config, LoraConfig) else 0
     wanted = (rank, vocabulary) if path.endswith("A") else (width, rank)
     if tuple(tensor.shape) != wanted:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base and its rank need {wanted}")
 
 
-def _check_saved(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+def _check_saved(name: Name, tensor: torch.Tensor, meaning: Meaning, spec: BaseSpec, report: Report) -> None:
     """Whole parameters are taken only where `modules_to_save` or a trained bias explains them.
 
     PEFT would write others over the base model's own weights.
     """
-    named = any(f".{name}." in f".{path}" for name in config.modules_to_save or [])
-    bias = path.endswith(".bias") and (config.bias or "none") != "none"
+    path = name.path
+    named = any(path.startswith(f"{module}.") for module in meaning.saved)
+    bias = path.endswith(".bias") and (meaning.config.bias or "none") != "none"
     if not named and not bias:
         report.problems.append(f"{path} would overwrite a weight of the base; save with save_embedding_layers=False")
     elif tuple(tensor.shape) != spec.parameters[path]:
         report.problems.append(f"{path} has shape {tuple(tensor.shape)}, this base has {spec.parameters[path]}")
+    elif not tensor.is_floating_point():
+        report.problems.append(f"{path} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
 
 
-def _check_head(folder: Path, spec: BaseSpec, report: Report) -> None:
-    report.serving = "classify"
-    if (folder / CONFIG).is_file():
-        report.problems.append(f"it holds {CONFIG} and {head.CONFIG}; an adapter has one or the other")
-    sizes = {name: (folder / name).stat().st_size for name in HEAD_FILES if (folder / name).is_file()}
-    if large := [name for name, size in sizes.items() if size > MAX_HEAD_BYTES]:
-        report.problems.append(f"{', '.join(large)}: beyond {MAX_HEAD_BYTES >> 20} MB, which no head needs")
+def _check_places(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+    """Whole numbers are places within a layer; others would read or write beside it."""
+    module = path.rpartition(".")[0]
+    if path.endswith(_SHIRA) and module in spec.linears and tuple(tensor.shape[:1]) == (2,) and tensor.dim() == 2:
+        limits = torch.tensor(spec.linears[module])[:, None]
+    elif path.endswith(_TOPK):
+        limits = torch.tensor(int(config.fields.get("num_vectors") or 256))
+    else:
+        report.problems.append(f"{path} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
         return
-    config = head.read_config(folder)
-    report.labels = list(config.labels)
-    _check_files(folder, head.WEIGHTS, spec, report)
-    if config.width != spec.tower_width:
-        report.problems.append(f"it is for a tower of width {config.width}, this base's has {spec.tower_width}")
-    if report.ok:
-        _check_head_tensors(_read(folder / head.WEIGHTS, report), config, report)
+    if ((tensor < 0) | (tensor >= limits)).any():
+        report.problems.append(f"{path} names places beyond its layer")
 
 
-def _check_head_tensors(tensors: Mapping[str, torch.Tensor], config: head.HeadConfig, report: Report) -> None:
-    if not tensors:
+def _check_tokens(path: str, tensor: torch.Tensor, config: AdapterConfig, spec: BaseSpec, report: Report) -> None:
+    """Trained rows of an embedding: as many as there are indices, within the vocabulary."""
+    vocabulary = spec.parameters.get(f"{path.removesuffix(_TOKENS)}.weight", (0,))[0]
+    named = config.trainable_token_indices or config.fields.get("token_indices")
+    lists = list(named.values()) if isinstance(named, dict) else [named]
+    for indices in lists:
+        if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < vocabulary for i in indices):
+            report.problems.append(f"the tokens trained at {path} are no list of numbers below {vocabulary}")
+            return
+    if len(tensor) not in [len(indices or ()) for indices in lists]:
+        report.problems.append(f"{path} has {len(tensor)} rows, its configuration names another number of tokens")
+
+
+def _check_complete(meaning: Meaning, tensors: Mapping[str, torch.Tensor], spec: BaseSpec, report: Report) -> None:
+    """What the configuration says was trained is there."""
+    for module in meaning.saved:
+        lacking = [path for path in spec.parameters if path.startswith(f"{module}.") and path not in tensors]
+        if lacking:
+            report.problems.append(f"{some(lacking)}: missing in {WEIGHTS}, though all of {module} was saved")
+    wanted = meaning.config.modules_to_save
+    for name in [wanted] if isinstance(wanted, str) else wanted or []:
+        if not any(written.endswith(name) for written in meaning.saved.values()):
+            report.problems.append(f"modules_to_save names {name[:80]!r}, and {WEIGHTS} has nothing of it")
+    if meaning.config.trainable_token_indices and not any(path.endswith(_TOKENS) for path in tensors):
+        report.problems.append(f"trainable_token_indices names tokens, and {WEIGHTS} has nothing of them")
+    norms = meaning.config.peft_type == "LN_TUNING"
+    layers = sorted({path.rpartition(".")[0] for path in spec.parameters}) if norms else spec.linears
+    if lacking := missing_layers(meaning, layers):
+        report.warnings.append(
+            f"target_modules names {len(lacking)} layers that {WEIGHTS} has no tensors for ({some(lacking)}): they "
+            "stay as in the base; if they were trained, the file is incomplete"
+        )
+
+
+def _check_plain(meaning: Meaning, held: Mapping[str, torch.Tensor], spec: BaseSpec, report: Report) -> None:
+    """PEFT takes all of it: tried on the base's modules without their weights."""
+    if meaning.config.peft_type in _BY_HAND:
+        report.problems += list(_misshapen(meaning, {name.path: held[name.key] for name in meaning.names}, spec))
         return
-    unknown = sorted(tensors.keys() - config.shapes.keys())
-    if unknown:
-        report.problems.append(f"{_some(unknown)}: no tensors of a head with hidden = {config.hidden}")
-    for name, wanted in config.shapes.items():
-        if name not in tensors:
-            report.problems.append(f"{name} is missing")
-        elif tuple(tensors[name].shape) != wanted:
-            shape = tuple(tensors[name].shape)
-            report.problems.append(f"{name} has shape {shape}, its labels and this base need {wanted}")
-        elif not tensors[name].is_floating_point():
-            report.problems.append(f"{name} is {tensors[name].dtype}, not floating point")
-    if report.ok and not (tensors["scale"] > 0).all():
-        report.problems.append("scale must be above 0 everywhere")
-    if report.ok and _hears_nothing(tensors):
-        report.problems.append("it would answer the same to every recording")
+    try:
+        wrap(skeleton(spec), plain_adapter(meaning, held), meta=True)
+    except BadRequest as error:
+        report.problems.append(str(error))
 
 
-def _hears_nothing(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """No layer's output depends on the audio in what the labels differ by."""
-    last = tensors["weight"]
-    return bool((last == last[:1]).all()) or not tensors.get("hidden.weight", last).any()
+def _misshapen(meaning: Meaning, tensors: Mapping[str, torch.Tensor], spec: BaseSpec) -> Iterator[str]:
+    """What does not fit of the tuners that PEFT cannot try without weights: it picks values as it loads them."""
+    expected: set[str] = set()
+    for path in meaning.modules:
+        out_features, in_features = spec.linears.get(path, (0, 0))
+        if meaning.config.peft_type == "SHIRA":
+            count = tensors.get(f"{path}.shira_weight", torch.empty(0)).numel()
+            wanted: dict[str, tuple[int, ...]] = {"shira_weight": (count,), "shira_indices": (2, count)}
+        else:
+            rank = len(tensors.get(f"{path}.lora_E", ()))
+            wanted = {"lora_A": (rank, in_features), "lora_B": (out_features, rank), "lora_E": (rank, 1)}
+        for name, shape in wanted.items():
+            expected.add(f"{path}.{name}")
+            if (tensor := tensors.get(f"{path}.{name}")) is None:
+                yield f"{path}.{name} is missing"
+            elif tuple(tensor.shape) != shape:
+                yield f"{path}.{name} has shape {tuple(tensor.shape)}, this base and the others need {shape}"
+    beside = [path for path in tensors if path not in expected and path not in spec.parameters]
+    if beside:
+        yield f"{some(beside)}: no tensors of {meaning.config.peft_type}"
 
 
-def _owner(path: str, spec: BaseSpec) -> str | None:
-    """The module of the base that a tensor belongs to."""
-    module = path
-    while "." in module:
-        module = module.rpartition(".")[0]
-        if module in spec.linears or f"{module}.weight" in spec.parameters:
-            return module
-    return None
+def _is_whole_model(tensors: Mapping[str, torch.Tensor], meaning: Meaning, spec: BaseSpec) -> bool:
+    return not meaning.modules and not meaning.saved and all(path in spec.parameters for path in tensors)
+
+
+def _is_shared(name: Name, config: AdapterConfig) -> bool:
+    """Whether a tuner keeps this tensor for all layers."""
+    return name.written in {f"base_model.{shared}" for shared in config.tuner.shared}
 
 
 def _changes_nothing(tensors: Mapping[str, torch.Tensor]) -> bool:
     return all(path.endswith(".lora_A.weight") or not tensor.any() for path, tensor in tensors.items())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _words(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

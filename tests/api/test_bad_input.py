@@ -205,12 +205,12 @@ def bad_archives(folder: Path) -> dict[str, tuple[bytes, int, str, str]]:
         "name": "x",
         "base": {"name": "another", "fingerprint": "0" * 64},
     }
-    model = "adapter_model.safetensors"
+    model, config = "adapter_model.safetensors", "adapter_config.json"
     return {
         "no archive": (b"x" * 100, 422, "bad_request", "archive"),
         "not an adapter": (zipped({"hello.txt": b"hi"}), 422, "bad_request", "adapter_config.json"),
         "escapes": (zipped(good | {"../evil": b"x"}), 422, "adapter_rejected", "leaves its folder"),
-        "pickle": (zipped(good | {"adapter_model.bin": b"x"}), 422, "adapter_rejected", "pickle"),
+        "pickle": (zipped({config: good[config], "adapter_model.bin": b"x"}), 422, "adapter_rejected", "pickle"),
         "bomb": (zipped(good | {model: bytes(12 << 20)}), 413, "too_large", "OVERTONE_MAX_ADAPTER_MB"),
         "wrong shapes": (zipped(good | {model: weights(A=torch.ones(4, 63))}), 422, "adapter_rejected", "shape"),
         "NaN": (zipped(good | {model: weights(A=torch.full((4, 64), torch.nan))}), 422, "adapter_rejected", "NaN"),

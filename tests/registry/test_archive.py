@@ -102,7 +102,7 @@ def test_long_headers_count_as_well(tmp_path):
     ("entries", "error", "words"),
     [
         ({f"{i}/x": b"" for i in range(30)}, TooLarge, "more than 20 files"),
-        ({"a/adapter_config.json": b"{}", "b/adapter_config.json": b"{}"}, BadRequest, "twice"),
+        ({"a/adapter_config.json": b"{}", "b/adapter_config.json": b"{}"}, AdapterRejected, r"2 adapters \(a/, b/\)"),
         ({"adapter_model.safetensors": b""}, BadRequest, "no adapter_config.json"),
         ({CONFIG: b"{}", "adapter_model.bin": b""}, AdapterRejected, "pickle"),
     ],

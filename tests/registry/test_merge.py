@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from app.errors import AdapterNotFound, BadRequest, Conflict
 from app.model.base import LoadedModel
 from app.model.prompt import Message
+from app.registry.keys import translate
 from app.registry.merge import merge
 from app.registry.registry import Registry
+from tests.layouts import PATHS, save, trained
 from tests.support import mix_adapters, oracle, oracle_model, peft_model
 
 MESSAGES = [Message("user", ("go on",))]
@@ -71,3 +74,26 @@ def test_what_cannot_be_merged_is_refused(filled: Registry, loaded: LoadedModel)
     with pytest.raises(Conflict):
         merge(filled, model, {"qv": 1.0, "qv2": 1.0}, "linear", "rslora")
     assert "both" not in filled.names()
+
+
+@pytest.mark.parametrize("layout", ["today", "older"])
+def test_what_is_merged_is_what_was_trained(
+    layout: str, registry: Registry, tmp_path: Path, loaded: LoadedModel
+) -> None:
+    """rsLoRA first, ranks and alphas by pattern, names of older transformers: the sum of what each adds."""
+    ways = {
+        "one": {"r": 4, "lora_alpha": 6, "use_rslora": True, "rank_pattern": {"q_proj": 7}},
+        "two": {"r": 8, "alpha_pattern": {f"{PATHS[layout]}1.self_attn.q_proj": 40}},
+    }
+    wanted: dict[str, torch.Tensor] = {}
+    for seed, (name, config) in enumerate(ways.items()):
+        model = trained(loaded, layout, LoraConfig(target_modules=["q_proj", "v_proj"], **config), seed)
+        registry.publish(save(model, tmp_path / name), name)
+        for path, layer in model.base_model.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                delta = {"one": 0.6, "two": -0.4}[name] * layer.get_delta_weight("default")
+                wanted[translate(path)] = wanted.get(translate(path), 0) + delta
+    made = registry.read(merge(registry, oracle_model(loaded), {"one": 0.6, "two": -0.4}, "linear", "both"))
+    assert made.lora.keys() == wanted.keys()
+    for path, pair in made.lora.items():
+        torch.testing.assert_close(pair.scaling * pair.b @ pair.a, wanted[path], rtol=1e-4, atol=1e-5)

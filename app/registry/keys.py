@@ -1,0 +1,99 @@
+"""The one translation of names in an adapter's files to the module paths of the base model here.
+
+PEFT names tensors and patterns by the module paths that the model had while the adapter was trained. transformers has
+moved Qwen2-Audio's parts since, so a file may use another layout than the model that is served:
+
+| older | today |
+| --- | --- |
+| `language_model.model.layers.0` | `model.language_model.layers.0` |
+| `language_model.lm_head` | `lm_head` |
+| `audio_tower`, `multi_modal_projector` | `model.audio_tower`, `model.multi_modal_projector` |
+
+A *written name* is a name as the file has it, without PEFT's prefix; a *path* is the same place in today's layout.
+Patterns of a configuration match written names, because that is what they matched during training.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from app.errors import BadRequest
+
+PREFIX = "base_model.model."
+# Beginnings of names in older layouts and what stands there today; the first that fits counts
+_OLDER = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.", "model.language_model."),
+    ("audio_tower.", "model.audio_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
+_INSIDE_WRAPPERS = (".base_layer.", ".token_adapter.")
+
+
+@dataclass(frozen=True)
+class Name:
+    """One tensor's ``key`` in the file, its ``written`` name, and its ``path`` below the base model today."""
+
+    key: str
+    written: str
+    path: str
+
+    @property
+    def peft_key(self) -> str:
+        """The key by which PEFT finds the tensor in a model of today's layout."""
+        if self.written.startswith("base_model."):
+            return self.written
+        return PREFIX + translate(self.written)
+
+
+def translate(name: str) -> str:
+    """A written name of a module, parameter or tensor as a path of today's layout."""
+    whole = f"{name}."
+    for older, today in _OLDER:
+        if whole.startswith(older):
+            return (today + whole.removeprefix(older))[:-1]
+    return name
+
+
+def module_path(key: str) -> str:
+    """A key of the weight file as a path in the base model, whatever transformers wrote it."""
+    return name_of(key).path
+
+
+def name_of(key: str) -> Name:
+    """A key of the weight file, without PEFT's prefix and in both layouts."""
+    written = key.removeprefix(PREFIX)
+    path = translate(written)
+    for infix in _INSIDE_WRAPPERS:
+        path = path.replace(infix, ".")
+    return Name(key, written, path)
+
+
+def spellings(path: str) -> list[str]:
+    """A path of today's layout in every layout, today's first."""
+    whole = f"{path}."
+    found = [path]
+    found += [(older + whole.removeprefix(today))[:-1] for older, today in _OLDER if whole.startswith(today)]
+    return found
+
+
+def names_of(keys: Iterable[str]) -> list[Name]:
+    """All names of a weight file. Raises BadRequest where two keys mean one tensor."""
+    names = [name_of(key) for key in keys]
+    by_path: Mapping[str, list[str]] = _grouped(names)
+    for path, same in by_path.items():
+        if len(same) > 1:
+            others = ", ".join(sorted(same)[:3])
+            raise BadRequest(
+                f"the weights hold {path[:200]} under {len(same)} names ({others[:400]}): which one was trained "
+                "cannot be told; keep one of them"
+            )
+    return names
+
+
+def _grouped(names: list[Name]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[name.path].append(name.key)
+    return found

@@ -1,7 +1,8 @@
 """Data sets to train on, and the recordings in them that the gate objects to."""
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from app.api.jobs import Identity
 from app.api.problems import documented
-from app.api.state import JobRunner, Ready, State
+from app.api.state import JobRunner, Ready, State, Who
 from app.errors import NotFound
 from app.jobs.dataset import known_datasets
 from app.jobs.job import Job
@@ -36,9 +37,12 @@ class DatasetList(BaseModel):
 
 
 @router.get("/training/datasets", responses=documented(401, 503))
-def list_datasets(state: State) -> DatasetList:
-    """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`."""
-    found = known_datasets(state.settings.dataset_roots)
+def list_datasets(state: State, caller: Who) -> DatasetList:
+    """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`.
+
+    A tenant's key sees none: its jobs train on what it uploads.
+    """
+    found = known_datasets(state.settings.dataset_roots) if caller.tenant is None else []
     views = [DatasetView(path=str(one), bytes=one.stat().st_size if one.is_file() else None) for one in found]
     return DatasetList(datasets=views)
 
@@ -60,7 +64,8 @@ async def read_recording(
     `curl -O 'localhost:8000/training/jobs/20261124-101500-1f2e3d4c/recording?name=clips/a.wav'`
     """
     job = await to_thread.run_sync(jobs.get, id)
-    file = await to_thread.run_sync(_reported, job, name, state.settings.dataset_roots)
+    roots = state.settings.dataset_roots if job.owner is None else ()  # a tenant's rows may name their own alone
+    file = await to_thread.run_sync(_reported, job, name, roots)
     data = await to_thread.run_sync(_as_wav, service, file, limiter=state.ears)
     return Response(data, media_type="audio/wav")
 
@@ -75,12 +80,17 @@ def _reported(job: Job, name: str, roots: Sequence[Path]) -> Path:
     source = Path(job.dataset).resolve()
     folder = source if source.is_dir() else source.parent
     allowed = [folder, *(root.resolve() for root in roots)]
-    # in a folder of splits, names are relative to the split's own
-    for place in (folder, *sorted(folder.iterdir())) if name in named else ():
+    # in a folder of splits, names are relative to the split's own, which may lie some levels down
+    for place in _folders(folder) if name in named else ():
         file = (place / name).resolve()
         if any(file.is_relative_to(root) for root in allowed) and file.is_file():
             return file
     raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    yield top
+    yield from (Path(place, name) for place, names, _ in os.walk(top) for name in sorted(names))
 
 
 def _as_wav(service: Service, file: Path) -> bytes:

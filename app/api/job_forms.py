@@ -98,7 +98,8 @@ class JobForm(JobFields):
 
     file: str = Field(
         description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv or .tsv that lists them, transcripts "
-        "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS"
+        "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS "
+        "(not with a tenant's key)"
     )
 
 
@@ -138,6 +139,7 @@ def _from_json(body: bytes, jobs: VisibleJobs, settings: Settings) -> Job:
     options = wanted.options()
     source = jobs.get(wanted.from_job) if wanted.from_job is not None else None
     named = wanted.dataset or (source.dataset if source else "")
+    jobs.check_quota()
     jobs.check_room()
     with jobs.store.draft() as identity:
         shared = jobs.store.share_data(source, identity) if source else None
@@ -154,8 +156,12 @@ def _from_form(form: FormData, jobs: VisibleJobs, settings: Settings) -> Job:
     uploads = form.getlist("file")
     if len(uploads) != 1 or not isinstance(uploads[0], UploadFile):
         raise InvalidFields("file: send one file, as `-F file=@data.zip` does.", ["file"])
+    jobs.check_quota()
     jobs.check_room()
-    limits = ArchiveLimits(settings.max_dataset_mb << 20, MAX_FILES, "OVERTONE_MAX_DATASET_MB")
+    most = settings.max_dataset_mb << 20
+    room = jobs.room(most)
+    setting = "OVERTONE_MAX_DATASET_MB" if room == most else "what is left of OVERTONE_TENANT_JOBS_GB"
+    limits = ArchiveLimits(room, MAX_FILES, setting)
     with jobs.store.draft() as identity:
         filename = uploads[0].filename or ""
         data = unpack_dataset(uploads[0].file, filename, jobs.store.data(identity), limits)

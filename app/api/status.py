@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from app.api.journal import Entry
 from app.api.latency import LatencyRow
 from app.api.problems import documented
-from app.api.state import AppState, Ready, State
+from app.api.state import AppState, Ready, State, Who
 from app.service import Service
 
 router = APIRouter(tags=["health"])
@@ -51,6 +51,14 @@ class MemoryUse(BaseModel):
     kv: int
 
 
+class JobsUse(BaseModel):
+    """What the training jobs of the caller's tenant take, and may."""
+
+    waiting: Share
+    kept: Share
+    bytes: Share
+
+
 class SharedStore(BaseModel):
     """The store of adapters that replicas share, as this one last saw it."""
 
@@ -75,6 +83,9 @@ class Status(BaseModel):
     memory: MemoryUse
     shared: SharedStore | None = Field(None, description="null: adapters lie in this server's folder alone")
     jobs: dict[str, int] = Field(description="training jobs, by state")
+    jobs_of_tenant: JobsUse | None = Field(
+        None, description="your tenant's jobs and its quotas; null with a key of no tenant"
+    )
     latency: list[LatencyRow] = Field(description="of the latest 256 requests of each adapter, milliseconds")
     events: list[Entry] = Field(description="what has happened, oldest first; the latest 500 at most")
 
@@ -83,6 +94,7 @@ class Status(BaseModel):
 def status(
     service: Ready,
     state: State,
+    caller: Who,
     after: Annotated[int, Query(ge=0, description="leave out events up to this number")] = 0,
 ) -> Status:
     """Load, queue, slots, memory, latency by adapter, and the latest events: `curl localhost:8000/status`."""
@@ -109,8 +121,20 @@ def status(
         ),
         shared=_shared(service),
         jobs=dict(state.jobs.counts()) if state.jobs else {},
+        jobs_of_tenant=_jobs_use(state, caller.tenant) if caller.tenant is not None else None,
         latency=state.metrics.latencies.rows(),
         events=state.journal.after(after),
+    )
+
+
+def _jobs_use(state: AppState, tenant: str) -> JobsUse | None:
+    if state.jobs is None:
+        return None
+    use, quotas = state.jobs.use(tenant), state.jobs.quotas
+    return JobsUse(
+        waiting=Share(used=use.waiting, total=quotas.waiting),
+        kept=Share(used=use.kept, total=quotas.kept),
+        bytes=Share(used=use.disk, total=quotas.disk),
     )
 
 

@@ -80,13 +80,13 @@ def data_in(folder: Path) -> Path:
             if saved := sorted(folder.glob("*/" * depth + name)):
                 return saved[0].parent if len(saved) == 1 else folder
         found = _data_files(folder, depth)
-        if len(found) == 1 and not _names_split(found[0].parent.name):
-            return found[0]
         parents = {file.parent for file in found}
-        if found and len(parents) == 1 and (len(found) == 1 or any(_names_split(file.stem) for file in found)):
-            return next(iter(parents)) if len(found) > 1 else found[0]
-        if found and all(_names_split(parent.name) for parent in parents):
-            return next(iter(parents)).parent
+        if depth and found and all(_names_split(parent.name) for parent in parents):
+            return found[0].parent.parent
+        if len(found) == 1:
+            return found[0]
+        if len(parents) == 1 and any(_names_split(file.stem) for file in found):
+            return found[0].parent
         if found:
             names = ", ".join(str(file.relative_to(folder)) for file in found[:5])
             raise BadRequest(
@@ -94,7 +94,8 @@ def data_in(folder: Path) -> Path:
                 "…: train, val, valid, validation, dev, eval or test)."
             )
     recordings = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _is_hidden(file)]
-    if any(file.parent != folder or file.with_suffix(".txt").is_file() for file in recordings):
+    listed = any(folder.glob("*.txt"))  # beside them, or a list of all
+    if any(file.parent != folder or listed for file in recordings):
         return folder
     raise BadRequest(
         f"The data set holds no data file ({', '.join(KINDS)}) that lists its recordings, and no recordings with a "

@@ -42,6 +42,15 @@ class VisibleJobs:
         """See `Jobs.check_room`."""
         self._whole.check_room()
 
+    def check_quota(self) -> None:
+        """See `Jobs.check_quota`."""
+        self._whole.check_quota(self.caller.tenant)
+
+    def room(self, most: int) -> int:
+        """Bytes that a new data set of this caller may take, ``most`` at most."""
+        tenant = self.caller.tenant
+        return most if tenant is None else self._whole.quotas.room(tenant, self._whole.use(tenant).disk, most)
+
     def submit(self, identity: str, options: Options, dataset: str) -> Job:
         """Queue a job of this caller's. Raises Conflict when the name is somebody else's, StorageError."""
         caller, name = self.caller, options.name

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import soundfile
 
 from app.access.keys import KeyRecord, digest, new_key, revoke, write_keys
 from app.jobs import command
@@ -58,7 +60,10 @@ async def asked(running: Running, tmp_path_factory: pytest.TempPathFactory) -> A
         KeyRecord(id=made[name][1], name=name, sha256=digest(made[name][0]), **fields) for name, fields in KEYS.items()
     ]
     write_keys(file, records)
-    async with running(keys_file=file, max_adapter_mb=8) as client:
+    root = tmp_path_factory.mktemp("data-sets")
+    soundfile.write(root / "secret.flac", tone(440, 1), 16_000)
+    (root / "own.csv").write_text("audio,text\nsecret.flac,x\n")
+    async with running(keys_file=file, max_adapter_mb=8, dataset_roots=(root,)) as client:
         yield As(client, {n: k for n, (k, _) in made.items()}, file, {n: i for n, (_, i) in made.items()})
 
 
@@ -75,6 +80,10 @@ def _packed(folder: Path, **manifest: Any) -> bytes:
             archive.write(file, file.name)
         archive.writestr("manifest.json", json.dumps({"name": "x", "base": {"name": "x"}} | manifest))
     return buffer.getvalue()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return os.path.relpath(file, folder)
 
 
 def told(response: httpx.Response) -> tuple[int, str]:
@@ -197,8 +206,43 @@ async def test_scopes(asked: As, packed: bytes) -> None:
     assert (await asked("root", "GET", "/metrics")).status_code == 200
     by_source = await asked("acme", "POST", "/adapters", json={"name": "x", "source": "/etc"})
     assert told(by_source) == (403, "forbidden")
+    assert len((await asked("root", "GET", "/training/datasets")).json()["datasets"]) == 1
+    assert (await asked("acme", "GET", "/training/datasets")).json() == {"datasets": []}
     by_path = await asked("acme", "POST", "/training/jobs", json={"name": "x", "dataset": "/etc"})
     assert told(by_path) == (403, "forbidden")
+
+
+async def test_a_tenants_rows_name_no_recordings_of_the_operator(asked: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those under OVERTONE_DATASET_ROOTS are heard in the operator's jobs alone: the trainer gets no root of them."""
+    monkeypatch.setattr(command, "TRAINER", STAND_IN)
+    kept = asked.client.app.state.overtone.settings  # type: ignore[attr-defined]
+    secret = _relative(kept.dataset_roots[0] / "secret.flac", kept.jobs.absolute() / "job" / "data")
+
+    async def check(who: str) -> tuple[str, int]:
+        form = {"name": f"{who}-check", "check": "true"}
+        data = plan(do="nothing", silent=[secret])
+        made = await asked(who, "POST", "/training/jobs", data=form, files={"file": ("d.jsonl", data)})
+        path = f"/training/jobs/{made.json()['id']}"
+
+        async def over() -> bool:
+            return (await asked(who, "GET", path)).json()["state"] not in ("queued", "running")
+
+        await until(over)
+        heard = await asked(who, "GET", f"{path}/recording", params={"name": secret})
+        return (await asked(who, "GET", f"{path}/log")).text, heard.status_code
+
+    log, status = await check("acme")
+    assert (log.count("--audio-root"), status) == (1, 404)
+    log, status = await check("root")
+    assert (log.count("--audio-root"), status) == (2, 200)
+
+
+async def test_a_tenants_jobs_and_quotas_are_told(asked: As) -> None:
+    told = (await asked("rival", "GET", "/status")).json()["jobs_of_tenant"]
+    assert told["waiting"] == {"used": 0, "total": 32}
+    assert told["kept"]["total"] == 500
+    assert 0 <= told["bytes"]["used"] < told["bytes"]["total"]
+    assert (await asked("root", "GET", "/status")).json()["jobs_of_tenant"] is None
 
 
 async def test_jobs_of_others_do_not_exist(

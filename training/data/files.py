@@ -6,8 +6,9 @@ from pathlib import Path
 
 from app.errors import DatasetError
 from training.data.columns import read_arrow, read_parquet
+from training.data.encodings import text_in
 from training.data.llama_factory import Entry, entry_of
-from training.data.records import BadRow, Notes, PassedOver, Record
+from training.data.records import BadRow, Notes, PassedOver, Record, shown
 from training.data.tables import read_table
 
 Read = Iterator[tuple[str, object]]  # places in a file, and what stands there
@@ -50,9 +51,15 @@ def _records(file: Path, notes: Notes, roots: Sequence[Path]) -> Read:
         yield from READERS[kind](file)
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
+def _json_lines(file: Path) -> Read:
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        first = stream.read(4)
+        if first.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16: its lines do not end with one byte
+            lines: Iterator[bytes] = (line.encode() for line in text_in(file.read_bytes(), file.name).split("\n"))
+        else:
+            stream.seek(0)
+            lines = iter(stream)
+        for number, line in enumerate(lines, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
                 yield f":{number}", _parsed(text)
@@ -60,17 +67,29 @@ def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
 
 def _parsed(line: bytes) -> object:
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode(), object_pairs_hook=_once)
     except UnicodeDecodeError:
         return BadRow("is not UTF-8 text")
+    except BadRow as why:
+        return why
     except ValueError as error:
         return BadRow(f"is broken JSON ({str(error).partition(':')[0][:80]})")
     except RecursionError:
         return BadRow("is nested too deeply")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys stand once; JSON itself would take the last of several."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow(f"holds {shown(twice)} twice in one object")
+    return value
+
+
 def _json_list(file: Path) -> Iterator[tuple[str, object]]:
-    value = _parsed(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    value = _parsed(text_in(file.read_bytes(), file.name).encode(errors="surrogateescape"))
     if isinstance(value, BadRow):
         raise DatasetError(f"The data set {file.name!r} {value}; save one object a line as .jsonl.")
     if not isinstance(value, list):

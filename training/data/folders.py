@@ -1,5 +1,6 @@
 """Folders that are datasets: by data files, by transcripts, by a folder a class; whole, or one folder a split."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,15 @@ class _Reader:
         if is_saved(folder):
             for record in read_saved(folder, self.notes, self.roots):
                 yield record._replace(split=record.split or split)
-        elif is_kaldi(folder):
-            for place, value in kaldi_rows(folder, self.top, self.notes):
-                yield Record(place, value, folder, split)
         elif files:
             yield from self._files(files, split)
+        elif tables := [path.parent for path in sorted(folder.rglob("wav.scp")) if is_kaldi(path.parent)]:
+            for place in tables:
+                own = split or (split_of(place.name) if place != folder else None)
+                for line, value in kaldi_rows(place, self.top, self.notes):
+                    yield Record(line, value, place, own)
+        elif self._lists_beside(folder, folders):
+            yield from self._recordings(folder, split)
         elif self._are_splits(folder, entries, splits, split):
             for entry in folders:
                 yield from self.read(entry, splits[entry])
@@ -70,6 +75,13 @@ class _Reader:
             yield from self.read(folders[0], split)
         else:
             yield from self._recordings(folder, split)
+
+    def _lists_beside(self, folder: Path, folders: Sequence[Path]) -> bool:
+        """Whether lists of transcripts here, or in a folder of their own, are about recordings in the other folders."""
+        files = [path for path in sorted(folder.rglob("*")) if self._counts(path, folder)]
+        found = [path for path in files if _is_recording(path)]
+        lists = [path for path in lists_in(files) if not any(inner in path.parents for inner in folders)]
+        return bool(lists) and self._listed(lists, found) is not None
 
     def _files(self, files: list[Path], split: str | None) -> Iterator[Record]:
         """One data file, or one a split."""
@@ -162,7 +174,7 @@ class _Reader:
             self.notes.read.add(file)
             for name, words in lines:
                 named = paths.get(Path(name).name) or paths.get(Path(name).stem) or []
-                near = [path for path in named if file.parent in path.parents] or named
+                near = _nearest(file, named)
                 if len(near) > 1:
                     either = " or ".join(str(path.relative_to(self.top)) for path in near[:2])
                     raise DatasetError(f"{words.place}: {name!r} may be {either}.")
@@ -180,6 +192,12 @@ class _Reader:
         if any("\ud800" <= character <= "\udfff" for character in said):
             return BadRow(f"has a transcript that is not UTF-8 text (it may be {likely_encoding(said)})")
         return {"audio": name, "response": said}
+
+
+def _nearest(file: Path, paths: Sequence[Path]) -> list[Path]:
+    """Those paths that share the most folders with a file: identifiers may begin anew with each speaker."""
+    shared = [len(Path(os.path.commonpath((file.parent, path.parent))).parts) for path in paths]
+    return [path for path, depth in zip(paths, shared, strict=True) if depth == max(shared)]
 
 
 def _key(path: Path) -> str:
@@ -207,8 +225,6 @@ def _holds_data(folder: Path) -> bool:
 
 def _wraps(folder: Path) -> bool:
     """Whether an only folder is what an archive puts around its content, and no class."""
-    return (
-        is_saved(folder)
-        or is_kaldi(folder)
-        or any(entry.is_dir() or _is_data_file(entry) for entry in folder.iterdir() if not is_hidden(entry.name))
+    return is_saved(folder) or any(
+        entry.is_dir() or _is_data_file(entry) for entry in folder.iterdir() if not is_hidden(entry.name)
     )

@@ -245,8 +245,10 @@ def _note(rules: Rules, fields: Mapping[str, object], part: Part, unknown: set[s
     if part.start is not None or part.end is not None:
         rules.notes.remark(f"{', '.join(sorted(part.names))} name the part of its recording that a row means")
     rest = {name for name, value in fields.items() if filled(value)} - _READ - part.names
+    if str(fields.get("", "")).strip().isdecimal():
+        rest -= {""}  # the row numbers that pandas writes
     rules.notes.idle |= {name for name in rest if name in names.IDLE}
-    rules.notes.unknown.update({name for name in rest if name not in names.IDLE} | unknown)
+    rules.notes.unknown.update({name or "(no name)" for name in rest if name not in names.IDLE} | unknown)
 
 
 def _found(fields: Mapping[str, object]) -> str:

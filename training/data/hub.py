@@ -88,7 +88,7 @@ def _split_of_state(folder: Path) -> str:
 def _plain_names(file: Path, key: str) -> list[str]:
     """Names in a list of the file, of entries of its own folder alone: it is a stranger's. Raises DatasetError."""
     listed = [one.get("filename") if isinstance(one, dict) else one for one in _json(file).get(key) or []]
-    names = [one for one in listed if isinstance(one, str) and one == Path(one).name and one not in (".", "..")]
+    names = [one for one in listed if isinstance(one, str) and one and one == Path(one).name and one != ".."]
     if not names or len(names) < len(listed):
         raise DatasetError(f"The folder {file.parent.name!r} is no saved data set: {file.name} names no files of it.")
     for name in names:

@@ -21,6 +21,7 @@ from training.data.records import BadRow
 from training.data.segments import is_time
 
 SEPARATORS = ",;\t|"
+SAID = re.compile(r"\Asep=.(?=\r|\n)")  # Excel's first line; the header tells the separator as well
 LINE_END = re.compile(r"\r\n|\n|\r")
 _KNOWN = frozenset(
     (*names.AUDIO, *names.PROMPT, *names.RESPONSE, *names.SYSTEM, *names.MESSAGES, *names.IDLE, *names.REFUSED)
@@ -58,7 +59,7 @@ class Table:
 
 def read_table(file: Path) -> Table:
     """The table in a file. Raises DatasetError, naming the header that it found, where nothing is to be learned."""
-    text = text_in(file.read_bytes(), file.name)
+    text = SAID.sub("", text_in(file.read_bytes(), file.name), count=1)
     first = next((line for line in LINE_END.split(text) if line.strip()), "")
     if not first:
         return Table([], [])

@@ -21,10 +21,12 @@ class Said:
 
 
 def lists_in(files: Sequence[Path]) -> list[Path]:
-    """Those files that are lists of transcripts by their names."""
+    """Those files that are lists of transcripts by their names; of VoxForge's two, PROMPTS."""
+    prompts = {file.parent for file in files if file.name == "PROMPTS"}
+    named = [file for file in files if not (file.name == "prompts-original" and file.parent in prompts)]
     return [
         file
-        for file in files
+        for file in named
         if file.name.casefold() in _NAMES
         or file.name.casefold().endswith((".trans.txt", "_transcript.txt"))
         or (file.suffix == ".txt" and "transcript" in file.stem.casefold())
@@ -59,7 +61,7 @@ def kaldi_rows(folder: Path, top: Path, notes: Notes) -> Iterator[tuple[str, obj
     heard = set[str]()
     for utterance, said in read_list(folder / "text", top, notes):
         heard.add(utterance)
-        yield said.place.removeprefix(f"{top.name}/"), _utterance(utterance, said, recordings, parts, folder)
+        yield said.place, _utterance(utterance, said, recordings, parts, folder)
     for name in (parts if parts is not None else recordings).keys() - heard:
         yield f"{(folder / 'wav.scp').relative_to(top)}", BadRow(f"the utterance {name!r} has no line in text")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from app.api.jobs import Identity
 from app.api.problems import documented
-from app.api.state import JobRunner, Ready, State, Who
+from app.api.state import JobRunner, Ready, State
 from app.errors import NotFound
 from app.jobs.dataset import known_datasets
 from app.jobs.job import Job
@@ -37,12 +37,9 @@ class DatasetList(BaseModel):
 
 
 @router.get("/training/datasets", responses=documented(401, 503))
-def list_datasets(state: State, caller: Who) -> DatasetList:
-    """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`.
-
-    A tenant's key sees none: its jobs train on what it uploads.
-    """
-    found = known_datasets(state.settings.dataset_roots) if caller.tenant is None else []
+def list_datasets(state: State) -> DatasetList:
+    """The data files under OVERTONE_DATASET_ROOTS: `curl localhost:8000/training/datasets`."""
+    found = known_datasets(state.settings.dataset_roots)
     views = [DatasetView(path=str(one), bytes=one.stat().st_size if one.is_file() else None) for one in found]
     return DatasetList(datasets=views)
 

@@ -81,7 +81,7 @@ class NewJob(JobFields):
     dataset: str | None = Field(
         None,
         min_length=1,
-        description="a .jsonl, .json, .csv or .tsv, or a folder, under OVERTONE_DATASET_ROOTS",
+        description="a .jsonl, .json, .csv, .tsv or .parquet, or a folder, under OVERTONE_DATASET_ROOTS",
         examples=["/data/sets/dictation"],
     )
     from_job: str | None = Field(None, description="in place of `dataset`: the data set of another job")
@@ -97,9 +97,9 @@ class JobForm(JobFields):
     """The text fields of the multipart form; `file` is there as its name alone."""
 
     file: str = Field(
-        description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv or .tsv that lists them, transcripts "
-        "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS "
-        "(not with a tenant's key)"
+        description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv, .tsv or .parquet that lists them, "
+        "transcripts beside them, or a folder a class; or a data file alone, for recordings under "
+        "OVERTONE_DATASET_ROOTS (not with a tenant's key)"
     )
 
 

@@ -9,10 +9,11 @@ import torch
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from app.api.jobs import JobsUse, Share, jobs_use
 from app.api.journal import Entry
 from app.api.latency import LatencyRow
 from app.api.problems import documented
-from app.api.state import AppState, Ready, State, Who
+from app.api.state import AppState, Ready, State
 from app.service import Service
 
 router = APIRouter(tags=["health"])
@@ -35,13 +36,6 @@ class Load(BaseModel):
     rejected: int
 
 
-class Share(BaseModel):
-    """How much of something is in use."""
-
-    used: int
-    total: int
-
-
 class MemoryUse(BaseModel):
     """Bytes. ``device``: of the GPU as a whole, none on a CPU; ``process``: of this process in main memory."""
 
@@ -49,14 +43,6 @@ class MemoryUse(BaseModel):
     process: int
     weights: int
     kv: int
-
-
-class JobsUse(BaseModel):
-    """What the training jobs of the caller's tenant take, and may."""
-
-    waiting: Share
-    kept: Share
-    bytes: Share
 
 
 class SharedStore(BaseModel):
@@ -83,9 +69,7 @@ class Status(BaseModel):
     memory: MemoryUse
     shared: SharedStore | None = Field(None, description="null: adapters lie in this server's folder alone")
     jobs: dict[str, int] = Field(description="training jobs, by state")
-    jobs_of_tenant: JobsUse | None = Field(
-        None, description="your tenant's jobs and its quotas; null with a key of no tenant"
-    )
+    tenants: dict[str, JobsUse] = Field(description="training jobs of each tenant, beside its quotas")
     latency: list[LatencyRow] = Field(description="of the latest 256 requests of each adapter, milliseconds")
     events: list[Entry] = Field(description="what has happened, oldest first; the latest 500 at most")
 
@@ -94,7 +78,6 @@ class Status(BaseModel):
 def status(
     service: Ready,
     state: State,
-    caller: Who,
     after: Annotated[int, Query(ge=0, description="leave out events up to this number")] = 0,
 ) -> Status:
     """Load, queue, slots, memory, latency by adapter, and the latest events: `curl localhost:8000/status`."""
@@ -121,21 +104,15 @@ def status(
         ),
         shared=_shared(service),
         jobs=dict(state.jobs.counts()) if state.jobs else {},
-        jobs_of_tenant=_jobs_use(state, caller.tenant) if caller.tenant is not None else None,
+        tenants=_tenants(state),
         latency=state.metrics.latencies.rows(),
         events=state.journal.after(after),
     )
 
 
-def _jobs_use(state: AppState, tenant: str) -> JobsUse | None:
-    if state.jobs is None:
-        return None
-    use, quotas = state.jobs.use(tenant), state.jobs.quotas
-    return JobsUse(
-        waiting=Share(used=use.waiting, total=quotas.waiting),
-        kept=Share(used=use.kept, total=quotas.kept),
-        bytes=Share(used=use.disk, total=quotas.disk),
-    )
+def _tenants(state: AppState) -> dict[str, JobsUse]:
+    """Tenants that have training jobs, and what these take."""
+    return {} if state.jobs is None else {owner: jobs_use(state.jobs, owner) for owner in state.jobs.owners()}
 
 
 def _shared(service: Service) -> SharedStore | None:

@@ -1,13 +1,17 @@
 """How much of the training a tenant may take: jobs that wait, jobs that are kept, bytes on disk, hours of one run."""
 
+import math
 import os
-from collections.abc import Iterable
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import Conflict, QueueFull
 from app.jobs.job import Job
 
+FRESH_S = 10.0  # for which the size of a job that is not over is believed
 RETRY_S = 60  # after which a job may have left the queue
 
 
@@ -55,21 +59,41 @@ class Quotas:
         return most if owner is None else max(0, min(most, self.disk - used))
 
 
+def by_turns(waiting: Sequence[Job], running: Iterable[str | None], served: Sequence[str | None]) -> list[Job]:
+    """Waiting jobs in the order in which they start: each one's in the order of asking, tenants in turns.
+
+    First comes who has the fewest jobs ``running``, of these who was ``served`` the longest ago.
+    """
+    queues: dict[str | None, deque[Job]] = {}
+    for job in waiting:
+        queues.setdefault(job.owner, deque()).append(job)
+    busy = Counter(running)
+    last = {owner: place for place, owner in enumerate(served)}
+    order: list[Job] = []
+    while queues:
+        owner = min(queues, key=lambda one: (busy[one], last.get(one, -1)))
+        order.append(queues[owner].popleft())
+        busy[owner] += 1
+        last[owner] = len(served) + len(order)
+        if not queues[owner]:
+            del queues[owner]
+    return order
+
+
 class Sizes:
-    """Bytes of job folders; those of jobs that are over are measured once."""
+    """Bytes of job folders; those of jobs that are over are measured once, others after a while again."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._known: dict[str, tuple[float, int]] = {}  # good until, bytes
 
     def of(self, jobs: Iterable[Job], root: Path) -> int:
         """Of the jobs' folders together."""
         total = 0
         for job in jobs:
-            size = self._known.get(job.id)
-            if size is None:
+            until, size = self._known.get(job.id, (0.0, 0))
+            if until < time.monotonic():
                 size = _size(root / job.id)
-                if job.over:
-                    self._known[job.id] = size
+                self._known[job.id] = (math.inf if job.over else time.monotonic() + FRESH_S, size)
             total += size
         return total
 

@@ -10,7 +10,7 @@ from app.jobs.child import Child
 from app.jobs.events import summary
 from app.jobs.job import RESUMABLE, STATES, Asked, Job, Options, State, now
 from app.jobs.outcome import outcome
-from app.jobs.quotas import Quotas, Sizes, Use
+from app.jobs.quotas import Quotas, Sizes, Use, by_turns
 from app.jobs.store import JobStore, size_of
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Jobs:
         self._grace_s = grace_s
         self.quotas = quotas or Quotas()
         self._sizes = Sizes()
+        self._served: list[str | None] = []  # tenants, the one whose job was started last at the end
         self._timers: dict[str, threading.Timer] = {}
         self._late: set[str] = set()  # told to end because their time is over
         self._jobs: dict[str, Job] = {}
@@ -99,6 +100,11 @@ class Jobs:
         with self._lock:
             waiting = [job.id for job in self._queue()]
         return waiting.index(identity) + 1 if identity in waiting else None
+
+    def owners(self) -> list[str]:
+        """Tenants that have jobs, in order."""
+        with self._lock:
+            return sorted({job.owner for job in self._jobs.values() if job.owner is not None})
 
     def use(self, owner: str | None) -> Use:
         """What a tenant's jobs take now; of callers without a tenant, with None. Reads their folders."""
@@ -190,14 +196,9 @@ class Jobs:
         return job.model_copy(update={"told": summary(self.store.events(job.id), job.read_from)})
 
     def _queue(self) -> list[Job]:
-        """Tenants by turns, each one's in the order of asking, whatever the clock said."""
-        before = Counter(self._jobs[identity].owner for identity in self._children)
-        waiting: list[tuple[int, Job]] = []
-        for job in self._jobs.values():
-            if job.state == "queued":
-                waiting.append((before[job.owner], job))
-                before[job.owner] += 1
-        return [job for _, job in sorted(waiting, key=lambda one: one[0])]
+        """Waiting jobs in the order in which they start."""
+        waiting = [job for job in self._jobs.values() if job.state == "queued"]
+        return by_turns(waiting, [self._jobs[identity].owner for identity in self._children], self._served)
 
     def _start_due(self) -> None:
         while not self.closing and len(self._children) < self._limit and (waiting := self._queue()):
@@ -210,6 +211,7 @@ class Jobs:
             if reason:
                 self._change(job, state="refused", ended=now(), error=reason)
                 return
+            self._served = [owner for owner in self._served if owner != job.owner] + [job.owner]
             self._change(job, state="running", started=now())  # noted first: it may be found again if we die here
             child = Child.start(self._command(job), self.store.log(job.id), self._environment)
         except Exception as error:

@@ -3,6 +3,7 @@
 from app.access.caller import Caller
 from app.errors import Conflict, NotFound
 from app.jobs.job import Job, Options
+from app.jobs.quotas import Quotas, Use
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
 from app.registry.visible import VisibleRegistry
@@ -41,6 +42,14 @@ class VisibleJobs:
     def check_room(self) -> None:
         """See `Jobs.check_room`."""
         self._whole.check_room()
+
+    @property
+    def quotas(self) -> Quotas:
+        return self._whole.quotas
+
+    def use(self, tenant: str | None) -> Use:
+        """See `Jobs.use`."""
+        return self._whole.use(tenant)
 
     def check_quota(self) -> None:
         """See `Jobs.check_quota`."""

@@ -206,8 +206,6 @@ async def test_scopes(asked: As, packed: bytes) -> None:
     assert (await asked("root", "GET", "/metrics")).status_code == 200
     by_source = await asked("acme", "POST", "/adapters", json={"name": "x", "source": "/etc"})
     assert told(by_source) == (403, "forbidden")
-    assert len((await asked("root", "GET", "/training/datasets")).json()["datasets"]) == 1
-    assert (await asked("acme", "GET", "/training/datasets")).json() == {"datasets": []}
     by_path = await asked("acme", "POST", "/training/jobs", json={"name": "x", "dataset": "/etc"})
     assert told(by_path) == (403, "forbidden")
 
@@ -236,13 +234,16 @@ async def test_a_tenants_rows_name_no_recordings_of_the_operator(asked: As, monk
     log, status = await check("root")
     assert (log.count("--audio-root"), status) == (2, 200)
 
+    for who in ("acme", "root"):
+        for job in (await asked(who, "GET", "/training/jobs")).json()["jobs"]:
+            await asked(who, "DELETE", f"/training/jobs/{job['id']}", params={"purge": "true"})
+
 
 async def test_a_tenants_jobs_and_quotas_are_told(asked: As) -> None:
-    told = (await asked("rival", "GET", "/status")).json()["jobs_of_tenant"]
-    assert told["waiting"] == {"used": 0, "total": 32}
-    assert told["kept"]["total"] == 500
-    assert 0 <= told["bytes"]["used"] < told["bytes"]["total"]
-    assert (await asked("root", "GET", "/status")).json()["jobs_of_tenant"] is None
+    own = (await asked("rival", "GET", "/training/jobs")).json()["quota"]
+    assert own == {"waiting": {"used": 0, "total": 32}, "kept": {"used": 0, "total": 500}, "bytes": own["bytes"]}
+    assert own["bytes"] == {"used": 0, "total": 100_000_000_000}
+    assert (await asked("root", "GET", "/training/jobs")).json()["quota"] is None
 
 
 async def test_jobs_of_others_do_not_exist(
@@ -262,6 +263,10 @@ async def test_jobs_of_others_do_not_exist(
         return bool((await asked("acme-trains", "GET", path)).json()["state"] == "succeeded")
 
     await until(done)
+    (use,) = (await asked("root", "GET", "/status")).json()["tenants"].items()
+    assert (use[0], use[1]["kept"]["used"], use[1]["waiting"]["used"]) == ("acme", 1, 0)
+    assert use[1]["bytes"]["used"] > 0
+    assert (await asked("acme", "GET", "/training/jobs")).json()["quota"] == use[1]
     assert (await asked("acme", "GET", "/adapters/trained")).json()["manifest"]["owner"] == "acme"
     assert "trained" not in await asked.names("rival")
     for method, tail in [("GET", ""), ("GET", "/events"), ("GET", "/log"), ("POST", "/resume"), ("DELETE", "")]:

@@ -127,6 +127,13 @@ def test_files_that_are_several_things_are_refused(tmp_path):
     assert "one a split (train.jsonl, val.jsonl" in refused(tmp_path)
 
 
+def test_a_row_of_another_split_than_its_files_is_refused(tmp_path):
+    two(tmp_path)
+    write_lines(tmp_path / "train.jsonl", [{"audio": "a.wav", "text": "x", "split": "test"}])
+    write_lines(tmp_path / "val.jsonl", [{"audio": "b.wav", "text": "x", "split": "dev"}])
+    assert "train.jsonl:1: its split is test, and it stands in a file or folder of train" in refused(tmp_path)
+
+
 def test_shards_are_one_split(tmp_path):
     two(tmp_path)
     for number, name in enumerate(("a.wav", "b.wav")):

@@ -45,7 +45,10 @@ def row_of(record: Record, rules: Rules) -> Row:
     sounds = [_sound(value, record.folder, rules.audio_roots) for value in _filled(named, audios)]
     _note(rules, fields, part, unknown)
     turns, sounds = _learned_alone(turns, sounds, label is not None)
-    split = record.split or _split(fields.get("split"))
+    split = _split(fields.get("split"))
+    if split and record.split and split != record.split:
+        raise BadRow(f"its split is {split}, and it stands in a file or folder of {record.split}")
+    split = record.split or split
     return Row(tuple(turns), tuple(_cut(sounds, part)), label, record.place, split)
 
 

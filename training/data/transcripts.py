@@ -61,12 +61,14 @@ def kaldi_rows(folder: Path, top: Path, notes: Notes) -> Iterator[tuple[str, obj
     heard = set[str]()
     for utterance, said in read_list(folder / "text", top, notes):
         heard.add(utterance)
-        yield said.place, _utterance(utterance, said, recordings, parts, folder)
+        yield said.place, _utterance(utterance, said, recordings, parts, folder, top)
     for name in (parts if parts is not None else recordings).keys() - heard:
         yield f"{(folder / 'wav.scp').relative_to(top)}", BadRow(f"the utterance {name!r} has no line in text")
 
 
-def _utterance(name: str, said: Said, recordings: dict[str, str], parts: dict[str, str] | None, folder: Path) -> object:
+def _utterance(
+    name: str, said: Said, recordings: dict[str, str], parts: dict[str, str] | None, folder: Path, top: Path
+) -> object:
     if isinstance(said.words, BadRow):
         return said.words
     fields: dict[str, object] = {"text": said.words}
@@ -80,9 +82,10 @@ def _utterance(name: str, said: Said, recordings: dict[str, str], parts: dict[st
         return BadRow(f"{name!r} has no line in wav.scp")
     if path.endswith("|"):
         return BadRow(f"wav.scp gives {name!r} a command, which is not run; write the files that it makes")
-    if not Path(path).is_absolute():  # Kaldi counts from the recipe's folder, some levels up
-        above = next((place for place in (folder, *folder.parents[:3]) if (place / path).is_file()), folder)
-        path = str(above / path)
+    if not Path(path).is_absolute() and ".." not in Path(path).parts:
+        # Kaldi counts from the recipe's folder, some levels up; beyond the data set nothing is looked at
+        places = [place for place in (folder, *folder.parents) if place.is_relative_to(top)]
+        path = str(next((place for place in places if (place / path).is_file()), folder) / path)
     return {**fields, "audio": path}
 
 

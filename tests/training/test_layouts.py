@@ -1,45 +1,17 @@
 """Folders of corpora: every file becomes a row, or is told; splits are splits, and never classes."""
 
 import itertools
-import json
 import os
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from app.audio.decode import SUFFIXES, Limits
-from app.errors import AudioError, DatasetError
 from app.jobs import dataset
-from app.model.base import LoadedModel
-from app.model.features import FeatureExtractor
-from app.settings import Settings
-from tests.training.sounds import RATE, babble, wav, write, write_lines
-from training.data.decoding import decode_sound
+from tests.training.sounds import babble, write, write_lines
+from tests.training.sources import line, prepared, refused, rows, source
 from training.data.fields import SPLITS
-from training.data.readers import Source, read_source
-from training.data.rows import Row, Sound
-from training.options import TrainOptions
-from training.prepare import Data, read_data
-
-ASKED = "Transcribe."
-LIMITS = Limits(60, 10 << 20)
-
-
-def source(folder: Path, **options) -> Source:
-    return read_source(str(folder), default_prompt=ASKED, **options)
-
-
-def rows(folder: Path, **options) -> list[Row]:
-    return source(folder, **options).rows
-
-
-def refused(folder: Path, **options) -> str:
-    with pytest.raises(DatasetError) as caught:
-        source(folder, **options)
-    return str(caught.value)
+from training.data.rows import Row
 
 
 def labels(found: list[Row]) -> Counter:
@@ -92,10 +64,6 @@ def test_a_split_within_another_is_refused(tmp_path):
 def two(folder: Path) -> None:
     write(folder / "a.wav")
     write(folder / "b.wav")
-
-
-def line(name: str) -> str:
-    return json.dumps({"audio": name, "text": name})
 
 
 @pytest.mark.parametrize(
@@ -151,11 +119,6 @@ def test_rows_are_in_the_split_of_their_recordings_folder(tmp_path):
     assert found.notes.passed_over == [("clips/c.wav", "no row names this recording")]
     (tmp_path / "metadata.csv").write_text("file_name,transcription\ntest/b.wav,y\n")
     assert [row.split for row in rows(tmp_path)] == [None], "one folder says nothing"
-
-
-def prepared(folder: Path, fresh: LoadedModel, **options) -> Data:
-    asked = TrainOptions.model_validate({"data": str(folder), "name": "x", **options})
-    return read_data(asked, FeatureExtractor(fresh.processor), Settings())
 
 
 def test_a_test_split_is_never_trained_on_and_the_report_says_so(tmp_path, fresh):
@@ -268,192 +231,5 @@ def test_kaldi(tmp_path):
     assert "a command, which is not run" in refused(tmp_path)
 
 
-def test_nemo_manifest(tmp_path):
-    write(tmp_path / "long.wav", babble(3))
-    row = {"audio_filepath": "long.wav", "text": "x", "duration": 0.5, "offset": 1.0}
-    (found,) = rows(write_lines(tmp_path / "manifest.jsonl", [row]))
-    assert (found.sounds[0].start, found.sounds[0].end) == (1.0, 1.5)
-    (found,) = rows(write_lines(tmp_path / "manifest.jsonl", [{**row, "offset": 0}]))
-    assert (found.sounds[0].start, found.sounds[0].end) == (None, 0.5)
-
-
-PARTS = {
-    "start,end": ((0.5, 1.25), (0.5, 1.25)),
-    "start_ms,end_ms": ((500, 1250), (0.5, 1.25)),
-    "Start (ms),End (ms)": ((500, 1250), (0.5, 1.25)),
-    "onset,offset": ((0.5, 1.25), (0.5, 1.25)),
-    "offset,duration": ((0.5, 0.75), (0.5, 1.25)),
-    "begin_time,end_time": (("0:00.5", "0:01,25"), (0.5, 1.25)),
-    "start": ((0.5,), (0.5, None)),
-    "end": ((1.25,), (None, 1.25)),
-    "start_seconds,duration_s": ((0.5, 0.75), (0.5, 1.25)),
-}
-
-
-@pytest.mark.parametrize("names", PARTS)
-def test_a_part_of_a_recording(tmp_path, names):
-    samples = babble(2)
-    write(tmp_path / "a.wav", samples)
-    values, (start, end) = PARTS[names]
-    row = {"audio": "a.wav", "text": "x", **dict(zip(names.split(","), values, strict=True))}
-    (found,) = rows(write_lines(tmp_path / "data.jsonl", [row]))
-    heard = decode_sound(found.sounds[0], rate=RATE, limits=LIMITS)
-    wanted = samples[int((start or 0) * RATE) : int((end or 2) * RATE)]
-    np.testing.assert_allclose(heard.samples, wanted, atol=1e-4)
-    assert heard.receipt.seconds == pytest.approx(len(wanted) / RATE, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"start": 1, "end": 1}, "there is no part from 1 s to 1 s"),
-        ({"start": 2, "end": 1}, "there is no part"),
-        ({"start": -1, "end": 1}, "start must be a time in seconds"),
-        ({"start": "soon"}, "start must be a time in seconds, not 'soon'"),
-        ({"start": True, "end": 2}, "start must be a time in seconds"),
-        ({"start_samples": 8000, "end_samples": 16000}, "counts samples"),
-        ({"start_ms": 100, "end": 1}, "start_ms says its unit and end does not"),
-        ({"start": 0.1, "begin": 0.2, "end": 1}, "name different times"),
-        ({"audio": ["a.wav", "a.wav"], "start": 0, "end": 1}, "a part of one recording, and here are 2"),
-    ],
-)
-def test_a_part_that_is_unclear_is_refused(tmp_path, more, words):
-    write(tmp_path / "a.wav")
-    told = refused(write_lines(tmp_path / "data.jsonl", [{"audio": "a.wav", "text": "x", **more}]))
-    assert words in told
-    assert "data.jsonl:1" in told
-
-
-def test_a_part_beyond_the_end_is_unreadable(tmp_path):
-    write(tmp_path / "a.wav", babble(1))
-    row = {"audio": "a.wav", "text": "x"}
-    found = rows(write_lines(tmp_path / "d.jsonl", [{**row, "start": 500, "end": 900}, {**row, "end": 1.05}]))
-    with pytest.raises(AudioError, match="start_ms and end_ms: milliseconds"):
-        decode_sound(found[0].sounds[0], rate=RATE, limits=LIMITS)
-    assert decode_sound(found[1].sounds[0], rate=RATE, limits=LIMITS).receipt.seconds == 1.0
-
-
-def test_parts_of_one_recording_stay_on_one_side(tmp_path, fresh):
-    lines = []
-    for name in "abcdef":
-        write(tmp_path / f"{name}.wav", babble(2, ord(name)))
-        lines += [{"audio": f"{name}.wav", "start": n / 2, "end": n / 2 + 0.5, "text": f"{name}{n}"} for n in range(4)]
-    data = prepared(write_lines(tmp_path / "data.jsonl", lines), fresh)
-    sides = [{row.sounds[0].name for row in side} for side in (data.train, data.validation)]
-    assert not sides[0] & sides[1]
-    assert len(data.train) + len(data.validation) == 24
-    one = prepared(write_lines(tmp_path / "one.jsonl", lines[:4]), fresh)
-    assert len(one.validation) == 1, "a single recording is divided by its parts"
-
-
-def test_every_suffix_of_a_recording_counts_and_others_are_told(tmp_path):
-    for number, suffix in enumerate(sorted(SUFFIXES)):
-        (tmp_path / "rain").mkdir(exist_ok=True)
-        (tmp_path / "rain" / f"{number}{suffix.upper() if number % 2 else suffix}").write_bytes(
-            wav(babble(0.3, number))
-        )
-    hidden = ("rain/._1.wav", "rain/.DS_Store", "__MACOSX/rain/1.wav", ".git/config")
-    for name in (*hidden, "rain/x.xyz", "rain/none"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    found = source(tmp_path)
-    assert len(found.rows) == len(SUFFIXES)
-    assert dict(found.notes.passed_over) == {
-        **dict.fromkeys(hidden, "a hidden file"),
-        "rain/x.xyz": "no recording and no data file by its name",
-        "rain/none": "no recording and no data file by its name",
-    }
-
-
-@pytest.mark.parametrize(("named", "lies"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
-def test_names_in_either_unicode_form(tmp_path, named, lies):
-    stem = "für Elise é"
-    write(tmp_path / unicodedata.normalize(lies, f"Ordner ü/{stem}.wav"))
-    row = {"audio": unicodedata.normalize(named, f"Ordner ü/{stem}.wav"), "text": "x"}
-    (found,) = rows(write_lines(tmp_path / "data.jsonl", [row]))
-    assert found.sounds[0].read()[:4] == b"RIFF"
-    beside = tmp_path / "beside"
-    write(beside / unicodedata.normalize(lies, f"{stem}.wav"))
-    (beside / unicodedata.normalize(named, f"{stem}.txt")).write_text("words")
-    assert [row.response for row in rows(beside)] == ["words"]
-
-
-def test_names_that_differ_in_capitals(tmp_path):
-    write(tmp_path / "Clips" / "A.WAV")
-    source = write_lines(tmp_path / "data.jsonl", [line("clips/a.wav")])
-    assert rows(source)[0].sounds[0].path == tmp_path / "Clips" / "A.WAV"
-    write(tmp_path / "Clips" / "a.wav")
-    assert rows(source)[0].sounds[0].path == tmp_path / "Clips" / "a.wav"
-    assert "may be Clips/" in refused(write_lines(tmp_path / "data.jsonl", [line("clips/A.wav")]))
-
-
-def test_parquet_alone_and_in_a_folder(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow
-
-    cells = [{"bytes": wav(babble(0.3, seed)), "path": f"{seed}.wav"} for seed in range(5)]
-    table = pyarrow.table({"clip": cells, "text": list("abcde"), "snr": [1.5] * 5})
-    (tmp_path / "data").mkdir()
-    parquet.write_table(table.slice(0, 3), tmp_path / "data" / "train-00000-of-00001.parquet", row_group_size=2)
-    parquet.write_table(table.slice(3), tmp_path / "data" / "test-00000-of-00001.parquet")
-    found = source(tmp_path)
-    assert sorted((row.split, row.response) for row in found.rows) == [
-        ("test", "d"), ("test", "e"), ("train", "a"), ("train", "b"), ("train", "c"),
-    ]  # fmt: skip
-    by_text = {row.response: row.sounds[0].read() for row in found.rows}
-    assert by_text == {text: cell["bytes"] for text, cell in zip("abcde", cells, strict=True)}
-    assert found.notes.passed_over == []
-    alone = rows(tmp_path / "data" / "test-00000-of-00001.parquet")
-    assert [(row.place, row.split) for row in alone] == [
-        ("test-00000-of-00001.parquet[0]", None),
-        ("test-00000-of-00001.parquet[1]", None),
-    ]
-    parquet.write_table(pyarrow.table({"a": cells, "b": cells, "text": list("abcde")}), tmp_path / "two.parquet")
-    assert "several columns of audio (a, b)" in refused(tmp_path / "two.parquet")
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
-    assert "'broken.parquet' cannot be read" in refused(tmp_path / "broken.parquet")
-
-
-def saved(folder: Path, paths: list[str]) -> Path:
-    """What `save_to_disk` writes of a column of audio whose cells name files."""
-    datasets = pytest.importorskip("datasets")
-    kind = {"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
-    cells = [{"bytes": None, "path": path} for path in paths]
-    made = datasets.Dataset.from_dict(
-        {"audio": cells, "text": [f"t{number}" for number in range(len(paths))]},
-        features=datasets.Features({**kind, "text": datasets.Value("string")}),
-    )
-    made.save_to_disk(str(folder))
-    info = json.loads((folder / "dataset_info.json").read_text())
-    info["features"]["audio"] = {"_type": "Audio"}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
-
-
-@pytest.mark.parametrize("deep", [".", "train/train/train/train"])
-def test_a_saved_data_set_opens_nothing_but_its_own_files(tmp_path, deep):
-    outside = write(tmp_path / "outside" / "secret.wav")
-    inside = write(tmp_path / "set" / deep / "own.wav")
-    saved(tmp_path / "set" / deep, ["own.wav", str(inside), str(outside), "/etc/passwd", "/no/such/file"])
-    found = rows(tmp_path / "set", audio_roots=[tmp_path / "set"])
-    assert [row.sounds[0].read()[:4] for row in found[:2]] == [b"RIFF", b"RIFF"]
-    for row in found[2:]:  # what is there is not told from what is not
-        with pytest.raises(OSError, match=r"^the recording '.* lies outside the data set$"):
-            row.sounds[0].read()
-    assert rows(tmp_path / "set")[2].sounds[0].read()[:4] == b"RIFF", "without roots a machine's own files may be read"
-
-
-@pytest.mark.parametrize("name", ["../other/data-00000-of-00001.arrow", "/etc/passwd", "..", ""])
-def test_a_saved_data_set_names_no_files_of_others(tmp_path, name):
-    saved(tmp_path / "other", ["a.wav"])
-    folder = saved(tmp_path / "set", ["a.wav"])
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
-    assert "names no files of it" in refused(folder, audio_roots=[folder])
-    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
-    assert "names no files of it" in refused(folder, audio_roots=[folder])
-
-
 def test_the_service_knows_the_same_names_of_splits():
     assert set(SPLITS) == dataset.SPLITS
-    assert isinstance(Sound("x", data=b""), Sound)

@@ -27,7 +27,8 @@ def decode_sound(sound: Sound, *, rate: int, limits: Limits) -> Recording:
     if start >= seconds or end > seconds + SLACK_SECONDS:
         raise AudioError(
             f"The part from {start:g} s to {end:g} s lies beyond the end of {sound.name[:80]!r} ({seconds:.2f} s); "
-            "start and end are seconds (start_ms and end_ms: milliseconds)."
+            "start and end are seconds (start_ms and end_ms: milliseconds). Remove them where the file is the part "
+            "already."
         )
     part = whole.samples[round(start * rate) : round(end * rate)]
     memory = io.BytesIO()

@@ -43,6 +43,10 @@ class Settings(BaseSettings):
 
     jobs: Path = Field(Path("jobs"), description="the folder of training jobs")
     max_jobs: int = Field(1, ge=1, description="training jobs running at a time; the others wait")
+    max_waiting_jobs: int = Field(32, ge=1, description="training jobs of one tenant that wait; beyond it 429")
+    keep_jobs: int = Field(500, ge=1, description="training jobs of one tenant on disk, those that are over included")
+    tenant_jobs_gb: float = Field(100.0, gt=0, description="what the jobs of one tenant may take of the disk")
+    job_hours: float = Field(72.0, gt=0, description="longest run of a training job; it may be resumed")
     dataset_roots: Folders = Field((), description="folders that `dataset` may name in POST /training/jobs")
     max_dataset_mb: int = Field(2048, ge=1, description="largest data set, uploaded and unpacked")
 

@@ -15,7 +15,10 @@ _NO_MEL = torch.empty(0)
 
 @dataclass(frozen=True)
 class Example:
-    """``ids``: prompt and answers. ``labels``: places in ``ids`` that are supervised, answers with their end token."""
+    """``ids``: prompt and answers. ``labels``: places in ``ids`` that are supervised, answers with their end token.
+
+    Answers that are not to be learned stand in ``ids`` alone.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
@@ -40,9 +43,10 @@ def make_examples(rows: Sequence[Row], hearing: Hearing, renderer: PromptRendere
 def _example(row: Row, hearing: Hearing, renderer: PromptRenderer) -> Example:
     heard = hearing.hear(row.sounds)
     *history, answer = conversation(row, heard)
-    (said,) = answer.parts
-    ids = renderer.render(history, answer=str(said))
-    labels = [place for start, end in renderer.answer_spans(ids) for place in range(start, end)]
+    ids = renderer.render(history, answer="".join(map(str, answer.parts)))  # an empty answer has no parts
+    answers = [turn for turn in row.turns if turn.role == "assistant"]
+    spans = zip(answers, renderer.answer_spans(ids), strict=True)
+    labels = [place for turn, (start, end) in spans if turn.learned for place in range(start, end)]
     return Example(tuple(ids), tuple(labels), tuple(clip for clips in heard for clip in clips), row)
 
 

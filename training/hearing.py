@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.audio.decode import Limits, decode
+from app.audio.decode import Limits
 from app.model.base import LoadedModel
 from app.model.features import Clip, FeatureExtractor
 from app.model.tower import run_tower
+from training.data.decoding import decode_sound
 from training.data.rows import Sound
 from training.events import TrainingFailed
 from training.memory import batches_that_fit
@@ -91,8 +92,7 @@ class Hearing:
 
     def clips(self, sound: Sound) -> list[Clip]:
         """The clips of one recording with their features."""
-        data = sound.read()
-        recording = decode(data, rate=self.features.sample_rate, limits=self._limits, filename=sound.name)
+        recording = decode_sound(sound, rate=self.features.sample_rate, limits=self._limits)
         return self.features.clips(recording)
 
     def tower_output(self, clips: Sequence[HeardClip]) -> list[torch.Tensor]:

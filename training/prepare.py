@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +12,15 @@ from app.audio.decode import Limits
 from app.errors import BadRequest, DatasetError
 from app.model.features import FeatureExtractor
 from app.settings import Settings
-from training.data.findings import CODES, GateReport
+from training.data.findings import CODES, GateReport, SplitUse
 from training.data.gate import check
-from training.data.readers import read_rows
+from training.data.readers import read_source
+from training.data.records import Notes
 from training.data.reference import Embed
 from training.data.report import told
 from training.data.rows import Row
 from training.data.sound_checks import Measured, Progress, audio_key, listen
-from training.data.splitting import split
+from training.data.splitting import split, uses_of
 from training.events import Events
 from training.options import TrainOptions
 
@@ -30,12 +31,17 @@ class DataRefused(DatasetError):
 
 @dataclass(frozen=True)
 class Data:
-    """``fingerprint``: of all texts and recordings, whatever their order and files."""
+    """``fingerprint``: of all texts and recordings, whatever their order and files.
+
+    ``notes`` and ``splits``: what the sources hold besides, and how their splits are used.
+    """
 
     train: list[Row]
     validation: list[Row]
     heard: Measured
     fingerprint: str
+    notes: Notes = field(default_factory=Notes)
+    splits: list[SplitUse] = field(default_factory=list)
 
 
 def audio_limits(settings: Settings) -> Limits:
@@ -47,20 +53,44 @@ def read_data(
     options: TrainOptions, features: FeatureExtractor, settings: Settings, progress: Progress | None = None
 ) -> Data:
     """All rows, each recording decoded and measured once. Raises DatasetError for rows that cannot be used."""
-    read = partial(read_rows, default_prompt=options.prompt, audio_roots=[Path(root) for root in options.audio_roots])
-    rows = read(options.data)
-    held = read(options.validation) if options.validation else None
-    if options.method == "head":  # an answer may be the class
-        rows = [replace(row, label=row.label or row.response) for row in rows]
-        held = held and [replace(row, label=row.label or row.response) for row in held]
+    read = partial(
+        read_source,
+        default_prompt=options.prompt,
+        audio_roots=[Path(root) for root in options.audio_roots],
+        head=options.method == "head",
+    )
+    source = read(options.data)
+    other = read(options.validation) if options.validation else None
+    rows, held = _with_classes(source.rows, options), _with_classes(other.rows, options) if other else None
     every = [*rows, *(held or [])]
     heard = listen(every, rate=features.sample_rate, limits=audio_limits(settings), progress=progress)
     key_of = partial(audio_key, heard=heard)
-    if held is None:
-        rows, held = split(rows, fraction=options.validation_share, seed=options.seed, key_of=key_of)
-    if not rows or not held:
+    train, validation = _sides(rows, held, options, key_of)
+    if not train or not validation:
         raise DatasetError("One row must be left to train on and one to measure on; add rows.")
-    return Data(rows, held, heard, _fingerprint(every, key_of))
+    notes = source.notes.joined(other.notes) if other else source.notes
+    return Data(train, validation, heard, _fingerprint(every, key_of), notes, uses_of(every, train, validation))
+
+
+def _with_classes(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
+    """For a head, an answer may be the class."""
+    return [replace(row, label=row.label or row.response) for row in rows] if options.method == "head" else list(rows)
+
+
+def _sides(
+    rows: list[Row], held: list[Row] | None, options: TrainOptions, key_of: Callable[[Row], tuple[str, ...]]
+) -> tuple[list[Row], list[Row]]:
+    """Rows to train on and rows held out. Parts of one recording stay on one side, where there are several."""
+    if held is not None:
+        return [row for row in rows if row.split in (None, "train")], held
+    share = partial(split, rows, fraction=options.validation_share, seed=options.seed)
+    train, validation = share(key_of=lambda row: (*key_of(row), *_wholes(row)))
+    return (train, validation) if validation else share(key_of=key_of)
+
+
+def _wholes(row: Row) -> tuple[str, ...]:
+    """The recordings that a row's parts are of."""
+    return tuple(f"whole:{sound.name}" for sound in row.sounds if sound.start is not None or sound.end is not None)
 
 
 def judge(
@@ -87,6 +117,8 @@ def judge(
         limits=audio_limits(settings),
         long_audio=settings.long_audio,
         heard=data.heard,
+        notes=data.notes,
+        splits=data.splits,
     )
     report: GateReport = ask()
     refused = report.refused(options.allow)
@@ -99,7 +131,7 @@ def judge(
 
 
 def _fingerprint(rows: Sequence[Row], key_of: Callable[[Row], tuple[str, ...]]) -> str:
-    texts = ([(turn.role, turn.text) for turn in row.turns] for row in rows)
+    texts = ([(turn.role, turn.text, *([] if turn.learned else [False])) for turn in row.turns] for row in rows)
     lines = (
         json.dumps([text, row.label, key_of(row)], ensure_ascii=False) for text, row in zip(texts, rows, strict=True)
     )

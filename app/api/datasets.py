@@ -1,7 +1,8 @@
 """Data sets to train on, and the recordings in them that the gate objects to."""
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,8 @@ async def read_recording(
     `curl -O 'localhost:8000/training/jobs/20261124-101500-1f2e3d4c/recording?name=clips/a.wav'`
     """
     job = await to_thread.run_sync(jobs.get, id)
-    file = await to_thread.run_sync(_reported, job, name, state.settings.dataset_roots)
+    roots = state.settings.dataset_roots if job.owner is None else ()  # a tenant's rows may name their own alone
+    file = await to_thread.run_sync(_reported, job, name, roots)
     data = await to_thread.run_sync(_as_wav, service, file, limiter=state.ears)
     return Response(data, media_type="audio/wav")
 
@@ -76,12 +78,17 @@ def _reported(job: Job, name: str, roots: Sequence[Path]) -> Path:
     source = Path(job.dataset).resolve()
     folder = source if source.is_dir() else source.parent
     allowed = [folder, *(root.resolve() for root in roots)]
-    # in a folder of splits, names are relative to the split's own
-    for place in (folder, *sorted(folder.iterdir())) if name in named else ():
+    # in a folder of splits, names are relative to the split's own, which may lie some levels down
+    for place in _folders(folder) if name in named else ():
         file = (place / name).resolve()
         if any(file.is_relative_to(root) for root in allowed) and file.is_file():
             return file
     raise NotFound(f"The gate's report of this job names no recording {name[:80]!r}.")
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    yield top
+    yield from (Path(place, name) for place, names, _ in os.walk(top) for name in sorted(names))
 
 
 def _as_wav(service: Service, file: Path) -> bytes:

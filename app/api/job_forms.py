@@ -87,7 +87,7 @@ class NewJob(JobFields):
     dataset: str | None = Field(
         None,
         min_length=1,
-        description="a .jsonl, .json, .csv or .tsv, or a folder, under OVERTONE_DATASET_ROOTS",
+        description="a .jsonl, .json, .csv, .tsv or .parquet, or a folder, under OVERTONE_DATASET_ROOTS",
         examples=["/data/sets/dictation"],
     )
     from_job: str | None = Field(None, description="in place of `dataset`: the data set of another job")
@@ -105,8 +105,9 @@ class JobForm(JobFields):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     file: FormFile = Field(
-        description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv or .tsv that lists them, transcripts "
-        "beside them, or a folder a class; or a data file alone, for recordings under OVERTONE_DATASET_ROOTS"
+        description="a .zip or .tar.gz with recordings and a .jsonl, .json, .csv, .tsv or .parquet that lists them, "
+        "transcripts beside them, or a folder a class; or a data file alone, for recordings under "
+        "OVERTONE_DATASET_ROOTS (not with a tenant's key)"
     )
 
 
@@ -149,6 +150,7 @@ def _from_json(body: dict[str, Any], jobs: VisibleJobs, settings: Settings) -> J
     options = wanted.options()
     source = jobs.get(wanted.from_job) if wanted.from_job is not None else None
     named = wanted.dataset or (source.dataset if source else "")
+    jobs.check_quota()
     jobs.check_room()
     with jobs.store.draft() as identity:
         shared = jobs.store.share_data(source, identity) if source else None
@@ -163,8 +165,12 @@ def _from_form(form: FormData, jobs: VisibleJobs, settings: Settings) -> Job:
     except ValidationError as error:
         raise invalid_fields(error) from None
     options = wanted.options()
+    jobs.check_quota()
     jobs.check_room()
-    limits = ArchiveLimits(settings.max_dataset_mb << 20, MAX_FILES, "OVERTONE_MAX_DATASET_MB")
+    most = settings.max_dataset_mb << 20
+    room = jobs.room(most)
+    setting = "OVERTONE_MAX_DATASET_MB" if room == most else "what is left of OVERTONE_TENANT_JOBS_GB"
+    limits = ArchiveLimits(room, MAX_FILES, setting)
     with jobs.store.draft() as identity:
         data = unpack_dataset(wanted.file.file, wanted.file.filename or "", jobs.store.data(identity), limits)
         return jobs.submit(identity, options, str(data))

@@ -19,6 +19,7 @@ from app.errors import NotFound
 from app.jobs.events import Tail
 from app.jobs.job import Job, Options, Told
 from app.jobs.job import State as JobState
+from app.jobs.runner import Jobs
 from app.jobs.store import tail
 from app.jobs.visible import VisibleJobs
 
@@ -60,10 +61,26 @@ class JobView(BaseModel):
     told: Told = Field(description="what the trainer's events say so far")
 
 
+class Share(BaseModel):
+    """How much of something is in use."""
+
+    used: int
+    total: int
+
+
+class JobsUse(BaseModel):
+    """What the training jobs of one tenant take, and may take."""
+
+    waiting: Share
+    kept: Share = Field(description="jobs on disk, those that are over included")
+    bytes: Share = Field(description="of the jobs' folders")
+
+
 class JobList(BaseModel):
     """All jobs, newest first."""
 
     jobs: list[JobView]
+    quota: JobsUse | None = Field(None, description="of the key's tenant; null without one")
 
 
 @router.post(
@@ -90,7 +107,9 @@ async def create_job(request: Request, jobs: JobRunner, state: State) -> JobView
 @router.get("/training/jobs", responses=documented(401, 503))
 def list_jobs(jobs: JobRunner) -> JobList:
     """All jobs, newest first: `curl localhost:8000/training/jobs`."""
-    return JobList(jobs=[view(jobs, job) for job in jobs.all()])
+    tenant = jobs.caller.tenant
+    quota = None if tenant is None else jobs_use(jobs, tenant)
+    return JobList(jobs=[view(jobs, job) for job in jobs.all()], quota=quota)
 
 
 @router.get("/training/jobs/{id}", responses=documented(401, 404, 422, 503))
@@ -155,6 +174,16 @@ def cancel_job(
     the folder of a job that is over is deleted: data, log and checkpoints. The adapter stays.
     """
     return view(jobs, jobs.purge(id) if purge else jobs.cancel(id))
+
+
+def jobs_use(jobs: Jobs | VisibleJobs, tenant: str) -> JobsUse:
+    """What a tenant's jobs take, beside its quotas."""
+    use, quotas = jobs.use(tenant), jobs.quotas
+    return JobsUse(
+        waiting=Share(used=use.waiting, total=quotas.waiting),
+        kept=Share(used=use.kept, total=quotas.kept),
+        bytes=Share(used=use.disk, total=quotas.disk),
+    )
 
 
 def view(jobs: VisibleJobs, job: Job) -> JobView:

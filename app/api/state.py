@@ -20,6 +20,7 @@ from app.api.tickets import Desk, Outbox
 from app.errors import DeviceLost, ModelRejected, NotReady, OvertoneError
 from app.jobs.command import training_command
 from app.jobs.memory import shortage_on
+from app.jobs.quotas import Quotas
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
 from app.jobs.visible import VisibleJobs
@@ -163,6 +164,9 @@ def _jobs_of(service: Service) -> Jobs:
     return Jobs(
         store,
         settings.max_jobs,
+        quotas=Quotas(
+            settings.max_waiting_jobs, settings.keep_jobs, int(settings.tenant_jobs_gb * 1e9), settings.job_hours
+        ),
         command=lambda job: training_command(
             job, store, settings.adapters.absolute(), settings.model, settings.dataset_roots
         ),

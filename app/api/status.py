@@ -9,6 +9,7 @@ import torch
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from app.api.jobs import JobsUse, Share, jobs_use
 from app.api.journal import Entry
 from app.api.latency import LatencyRow
 from app.api.problems import documented
@@ -34,13 +35,6 @@ class Load(BaseModel):
     finished: int
     failed: int
     rejected: int
-
-
-class Share(BaseModel):
-    """How much of something is in use."""
-
-    used: int
-    total: int
 
 
 class MemoryUse(BaseModel):
@@ -76,6 +70,7 @@ class Status(BaseModel):
     memory: MemoryUse
     shared: SharedStore | None = Field(None, description="null: adapters lie in this server's folder alone")
     jobs: dict[str, int] = Field(description="training jobs, by state")
+    tenants: dict[str, JobsUse] = Field(description="training jobs of each tenant, beside its quotas")
     latency: list[LatencyRow] = Field(description="of the latest 256 requests of each adapter, milliseconds")
     events: list[Entry] = Field(description="what has happened, oldest first; the latest 500 at most")
 
@@ -110,9 +105,15 @@ def status(
         ),
         shared=_shared(service),
         jobs=dict(state.jobs.counts()) if state.jobs else {},
+        tenants=_tenants(state),
         latency=state.metrics.latencies.rows(),
         events=state.journal.after(after),
     )
+
+
+def _tenants(state: AppState) -> dict[str, JobsUse]:
+    """Tenants that have training jobs, and what these take."""
+    return {} if state.jobs is None else {owner: jobs_use(state.jobs, owner) for owner in state.jobs.owners()}
 
 
 def _shared(service: Service) -> SharedStore | None:

@@ -24,9 +24,15 @@ from app.errors import AudioError, TooLarge
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
 MOST_TRACKS = 8  # that are decoded to find one that is not silent
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
+# Of files that are taken for recordings: what the libraries here read, by its usual names
 SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".webm", ".aac", ".aif", ".aiff", ".amr"}
-)  # of files that are taken for recordings
+    {
+        ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga", ".m4a", ".m4b", ".mp4",
+        ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".webm", ".weba", ".mka", ".mkv", ".aac", ".adts", ".aif", ".aiff",
+        ".aifc", ".amr", ".awb", ".caf", ".wma", ".wmv", ".asf", ".au", ".snd", ".w64", ".rf64", ".avi", ".flv",
+        ".mpg", ".mpeg", ".ts", ".m2ts", ".mts",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

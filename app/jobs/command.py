@@ -18,14 +18,15 @@ SET = (
 def training_command(job: Job, store: JobStore, registry: Path, model: str, roots: Sequence[Path] = ()) -> list[str]:
     """What runs ``job``; the same words again resume it from its work folder.
 
-    Rows may name recordings of their own data set, and under the ``roots``: no other file of this machine.
+    Rows may name recordings of their own data set; those of the operator's jobs, which no tenant owns, under the
+    ``roots`` as well. No other file of this machine.
     """
     options = job.options
     words = [*TRAINER, job.dataset, "--name", options.name, "--registry", str(registry), "--model", model]
     words += ["--work", str(store.work(job.id)), "--events", str(store.events(job.id)), "--method", options.method]
     if options.check:
         words.append("--dry-run")
-    for root in (store.data(job.id), *roots):
+    for root in (store.data(job.id), *(roots if job.owner is None else ())):
         words += ["--audio-root", str(root.absolute())]
     if options.preset is not None:
         words += ["--preset", options.preset]

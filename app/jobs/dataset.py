@@ -1,5 +1,6 @@
 """A data set on its way in: an archive or a single file that was uploaded, or what lies under an allowed folder."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -8,8 +9,11 @@ from app.audio.decode import SUFFIXES
 from app.errors import BadRequest, Forbidden, StorageError
 from app.registry.entries import ArchiveLimits, copy_stream, extract
 
-KINDS = (".jsonl", ".json", ".csv", ".tsv")
-SPLITS = ("train", "validation", "valid", "dev", "test")
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+# Words in names of files and folders that say which split they are; the trainer knows the same
+SPLITS = frozenset(("train", "training", "validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing"))
+_SAVED = ("dataset_dict.json", "state.json")  # in folders that `save_to_disk` of Hugging Face's datasets wrote
+_NO_DATA = {*_SAVED, "dataset_info.json"}
 _DEPTH = 3  # folders above the data file at most
 _LISTED = 500
 
@@ -59,9 +63,11 @@ def known_datasets(roots: Sequence[Path]) -> list[Path]:
     found: set[Path] = set()
     for root in roots:
         for depth in range(_DEPTH):
-            files = [file for file in root.glob("*/" * depth + "*") if file.suffix.lower() in KINDS]
-            found |= {file.parent if file.stem.lower() in SPLITS else file for file in files}
-    return sorted(found)[:_LISTED]
+            for file in _data_files(root, depth):
+                found.add(file.parent if _names_split(file.stem) else file)
+            found |= {file.parent for name in _SAVED for file in root.glob("*/" * depth + name)}
+    inside = {one for one in found if any(parent in found for parent in one.parents)}  # a saved split of a saved set
+    return sorted(found - inside)[:_LISTED]
 
 
 def data_in(folder: Path) -> Path:
@@ -70,21 +76,48 @@ def data_in(folder: Path) -> Path:
     Raises BadRequest for none of these, and for several data files.
     """
     for depth in range(_DEPTH + 1):
-        found = sorted(file for file in folder.glob("*/" * depth + "*") if file.suffix.lower() in KINDS)
+        for name in (*_SAVED, "wav.scp"):
+            if saved := sorted(folder.glob("*/" * depth + name)):
+                return saved[0].parent if len(saved) == 1 else folder
+        found = _data_files(folder, depth)
+        parents = {file.parent for file in found}
+        if depth and found and all(_names_split(parent.name) for parent in parents):
+            return found[0].parent.parent
         if len(found) == 1:
             return found[0]
-        if found and len({file.parent for file in found}) == 1 and all(file.stem.lower() in SPLITS for file in found):
+        if len(parents) == 1 and any(_names_split(file.stem) for file in found):
             return found[0].parent
         if found:
             names = ", ".join(str(file.relative_to(folder)) for file in found[:5])
-            raise BadRequest(f"The data set holds several data files ({names}); leave one, or one a split (train …).")
-    recordings = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES]
-    if any(file.parent != folder or file.with_suffix(".txt").is_file() for file in recordings):
+            raise BadRequest(
+                f"The data set holds several data files ({names}); leave one, or one a split (train.jsonl, val.jsonl "
+                "…: train, val, valid, validation, dev, eval or test)."
+            )
+    recordings = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _is_hidden(file)]
+    listed = any(folder.glob("*.txt"))  # beside them, or a list of all
+    if any(file.parent != folder or listed for file in recordings):
         return folder
     raise BadRequest(
         f"The data set holds no data file ({', '.join(KINDS)}) that lists its recordings, and no recordings with a "
         "transcript beside them (a .txt of the same name) or in a folder a class."
     )
+
+
+def _data_files(folder: Path, depth: int) -> list[Path]:
+    files = folder.glob("*/" * depth + "*")
+    return sorted(
+        file
+        for file in files
+        if file.suffix.lower() in KINDS and file.name not in _NO_DATA and not _is_hidden(file) and file.is_file()
+    )
+
+
+def _names_split(name: str) -> bool:
+    return bool(SPLITS & set(re.split(r"[-._ 0-9]+", name.casefold())))
+
+
+def _is_hidden(file: Path) -> bool:
+    return file.name.startswith((".", "__MACOSX"))
 
 
 def _single(file: BinaryIO, target: Path, limits: ArchiveLimits) -> Path:

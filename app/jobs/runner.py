@@ -10,6 +10,7 @@ from app.jobs.child import Child
 from app.jobs.events import summary
 from app.jobs.job import RESUMABLE, STATES, Asked, Job, Options, State, now
 from app.jobs.outcome import outcome
+from app.jobs.quotas import Quotas, Sizes, Use, by_turns
 from app.jobs.store import JobStore, size_of
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class Jobs:
     """Safe to use from any thread; every method but the watching of children takes milliseconds.
 
     ``command``: the words that run a job. ``shortage``: why the device has no room for one now, or None.
-    ``published``: called when a trainer says that an adapter is in the registry.
+    ``published``: called when a trainer says that an adapter is in the registry. ``quotas``: of each tenant.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Jobs:
         shortage: Callable[[], str | None],
         published: Callable[[], object],
         grace_s: float = GRACE_S,
+        quotas: Quotas | None = None,
     ) -> None:
         self.store = store
         self._limit = limit
@@ -41,6 +43,11 @@ class Jobs:
         self._shortage = shortage
         self._published = published
         self._grace_s = grace_s
+        self.quotas = quotas or Quotas()
+        self._sizes = Sizes()
+        self._served: list[str | None] = []  # tenants, the one whose job was started last at the end
+        self._timers: dict[str, threading.Timer] = {}
+        self._late: set[str] = set()  # told to end because their time is over
         self._jobs: dict[str, Job] = {}
         self._children: dict[str, Child] = {}
         self._watchers: dict[str, threading.Thread] = {}
@@ -94,6 +101,24 @@ class Jobs:
             waiting = [job.id for job in self._queue()]
         return waiting.index(identity) + 1 if identity in waiting else None
 
+    def owners(self) -> list[str]:
+        """Tenants that have jobs, in order."""
+        with self._lock:
+            return sorted({job.owner for job in self._jobs.values() if job.owner is not None})
+
+    def use(self, owner: str | None) -> Use:
+        """What a tenant's jobs take now; of callers without a tenant, with None. Reads their folders."""
+        with self._lock:
+            jobs = [job.model_copy() for job in self._jobs.values() if job.owner == owner]
+        waiting = sum(job.state == "queued" for job in jobs)
+        return Use(waiting, len(jobs), self._sizes.of(jobs, self.store.root))
+
+    def check_quota(self, owner: str | None) -> None:
+        """Whether a tenant may ask for one more job. Raises QueueFull or Conflict."""
+        use = self.use(owner)
+        self.quotas.check_waiting(use.waiting)
+        self.quotas.check_kept(owner, use.kept, use.disk)
+
     def check_room(self) -> None:
         """Raises Conflict when the device has no room for a job.
 
@@ -106,8 +131,9 @@ class Jobs:
             raise Conflict(reason)
 
     def submit(self, identity: str, options: Options, dataset: str, owner: str | None = None) -> Job:
-        """Queue a job whose folder has been drafted. Raises StorageError."""
+        """Queue a job whose folder has been drafted. Raises QueueFull or StorageError."""
         with self._lock:
+            self.quotas.check_waiting(sum(job.owner == owner for job in self._queue()))
             job = Job(id=identity, options=options, dataset=dataset, owner=owner, created=now(), queued=now())
             self.store.save(job)
             self._jobs[identity] = job
@@ -127,11 +153,16 @@ class Jobs:
             return job.model_copy()
 
     def resume(self, identity: str) -> Job:
-        """Queue a cancelled or interrupted job again; it goes on from its checkpoint. Raises NotFound, Conflict."""
+        """Queue a cancelled or interrupted job again; it goes on from its checkpoint.
+
+        Raises NotFound, Conflict or QueueFull.
+        """
         with self._lock:
             job = self._known(identity)
             if job.state not in RESUMABLE:
                 raise Conflict(f"The job is {job.state}; only one that is cancelled or interrupted can be resumed.")
+            self.quotas.check_waiting(sum(other.owner == job.owner for other in self._queue()))
+            self._sizes.forget(identity)
             again = Job(
                 id=job.id, options=job.options, dataset=job.dataset, owner=job.owner, created=job.created, queued=now()
             )
@@ -149,6 +180,7 @@ class Jobs:
             if not job.over:
                 raise Conflict(f"The job is {job.state}; cancel it first, then purge it.")
             del self._jobs[identity]
+        self._sizes.forget(identity)
         self.store.delete(identity)  # may take long: outside the lock
         return job
 
@@ -164,8 +196,9 @@ class Jobs:
         return job.model_copy(update={"told": summary(self.store.events(job.id), job.read_from)})
 
     def _queue(self) -> list[Job]:
-        """In the order of asking, whatever the clock said."""
-        return [job for job in self._jobs.values() if job.state == "queued"]
+        """Waiting jobs in the order in which they start."""
+        waiting = [job for job in self._jobs.values() if job.state == "queued"]
+        return by_turns(waiting, [self._jobs[identity].owner for identity in self._children], self._served)
 
     def _start_due(self) -> None:
         while not self.closing and len(self._children) < self._limit and (waiting := self._queue()):
@@ -178,6 +211,7 @@ class Jobs:
             if reason:
                 self._change(job, state="refused", ended=now(), error=reason)
                 return
+            self._served = [owner for owner in self._served if owner != job.owner] + [job.owner]
             self._change(job, state="running", started=now())  # noted first: it may be found again if we die here
             child = Child.start(self._command(job), self.store.log(job.id), self._environment)
         except Exception as error:
@@ -204,7 +238,22 @@ class Jobs:
         self._children[job.id] = child
         watcher = threading.Thread(target=self._until_over, args=(job, child), name=f"job-{job.id}", daemon=True)
         self._watchers[job.id] = watcher
+        timer = self._timers[job.id] = threading.Timer(self._seconds_left(job), self._end_late, [job.id, child])
+        timer.daemon = True
+        timer.start()
         watcher.start()
+
+    def _seconds_left(self, job: Job) -> float:
+        """Of the time that one run may take, whoever started it."""
+        gone = (now() - job.started).total_seconds() if job.started else 0.0
+        return min(max(0.0, self.quotas.hours * 3600 - gone), threading.TIMEOUT_MAX)
+
+    def _end_late(self, identity: str, child: Child) -> None:
+        """Runs on a timer's thread: the job's time is over."""
+        with self._lock:
+            if self._children.get(identity) is child:
+                self._late.add(identity)
+                self._stop(self._jobs[identity], "interrupted")
 
     def _until_over(self, job: Job, child: Child) -> None:
         """Runs on the watcher's thread."""
@@ -212,6 +261,11 @@ class Jobs:
         fields = self._end(job, code)  # reads files, and the registry: outside the lock
         with self._lock:
             del self._children[job.id], self._watchers[job.id]
+            self._timers.pop(job.id).cancel()
+            if job.id in self._late and fields["state"] == "interrupted":
+                hours = f"{self.quotas.hours:g} hours (OVERTONE_JOB_HOURS)"
+                fields["error"] = f"The run took longer than {hours}; resume it from its last checkpoint."
+            self._late.discard(job.id)
             self._change(job, **fields)
             self._start_due()
 

@@ -3,6 +3,7 @@
 from app.access.caller import Caller
 from app.errors import Conflict, NotFound
 from app.jobs.job import Job, Options
+from app.jobs.quotas import Quotas, Use
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
 from app.registry.visible import VisibleRegistry
@@ -41,6 +42,23 @@ class VisibleJobs:
     def check_room(self) -> None:
         """See `Jobs.check_room`."""
         self._whole.check_room()
+
+    @property
+    def quotas(self) -> Quotas:
+        return self._whole.quotas
+
+    def use(self, tenant: str | None) -> Use:
+        """See `Jobs.use`."""
+        return self._whole.use(tenant)
+
+    def check_quota(self) -> None:
+        """See `Jobs.check_quota`."""
+        self._whole.check_quota(self.caller.tenant)
+
+    def room(self, most: int) -> int:
+        """Bytes that a new data set of this caller may take, ``most`` at most."""
+        tenant = self.caller.tenant
+        return most if tenant is None else self._whole.quotas.room(tenant, self._whole.use(tenant).disk, most)
 
     def submit(self, identity: str, options: Options, dataset: str) -> Job:
         """Queue a job of this caller's. Raises Conflict when the name is somebody else's, StorageError."""

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import soundfile
 
 from app.access.keys import KeyRecord, digest, new_key, revoke, write_keys
 from app.jobs import command
@@ -58,7 +60,10 @@ async def asked(running: Running, tmp_path_factory: pytest.TempPathFactory) -> A
         KeyRecord(id=made[name][1], name=name, sha256=digest(made[name][0]), **fields) for name, fields in KEYS.items()
     ]
     write_keys(file, records)
-    async with running(keys_file=file, max_adapter_mb=8) as client:
+    root = tmp_path_factory.mktemp("data-sets")
+    soundfile.write(root / "secret.flac", tone(440, 1), 16_000)
+    (root / "own.csv").write_text("audio,text\nsecret.flac,x\n")
+    async with running(keys_file=file, max_adapter_mb=8, dataset_roots=(root,)) as client:
         yield As(client, {n: k for n, (k, _) in made.items()}, file, {n: i for n, (_, i) in made.items()})
 
 
@@ -75,6 +80,10 @@ def _packed(folder: Path, **manifest: Any) -> bytes:
             archive.write(file, file.name)
         archive.writestr("manifest.json", json.dumps({"name": "x", "base": {"name": "x"}} | manifest))
     return buffer.getvalue()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return os.path.relpath(file, folder)
 
 
 def told(response: httpx.Response) -> tuple[int, str]:
@@ -201,6 +210,42 @@ async def test_scopes(asked: As, packed: bytes) -> None:
     assert told(by_path) == (403, "forbidden")
 
 
+async def test_a_tenants_rows_name_no_recordings_of_the_operator(asked: As, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those under OVERTONE_DATASET_ROOTS are heard in the operator's jobs alone: the trainer gets no root of them."""
+    monkeypatch.setattr(command, "TRAINER", STAND_IN)
+    kept = asked.client.app.state.overtone.settings  # type: ignore[attr-defined]
+    secret = _relative(kept.dataset_roots[0] / "secret.flac", kept.jobs.absolute() / "job" / "data")
+
+    async def check(who: str) -> tuple[str, int]:
+        form = {"name": f"{who}-check", "check": "true"}
+        data = plan(do="nothing", silent=[secret])
+        made = await asked(who, "POST", "/training/jobs", data=form, files={"file": ("d.jsonl", data)})
+        path = f"/training/jobs/{made.json()['id']}"
+
+        async def over() -> bool:
+            return (await asked(who, "GET", path)).json()["state"] not in ("queued", "running")
+
+        await until(over)
+        heard = await asked(who, "GET", f"{path}/recording", params={"name": secret})
+        return (await asked(who, "GET", f"{path}/log")).text, heard.status_code
+
+    log, status = await check("acme")
+    assert (log.count("--audio-root"), status) == (1, 404)
+    log, status = await check("root")
+    assert (log.count("--audio-root"), status) == (2, 200)
+
+    for who in ("acme", "root"):
+        for job in (await asked(who, "GET", "/training/jobs")).json()["jobs"]:
+            await asked(who, "DELETE", f"/training/jobs/{job['id']}", params={"purge": "true"})
+
+
+async def test_a_tenants_jobs_and_quotas_are_told(asked: As) -> None:
+    own = (await asked("rival", "GET", "/training/jobs")).json()["quota"]
+    assert own == {"waiting": {"used": 0, "total": 32}, "kept": {"used": 0, "total": 500}, "bytes": own["bytes"]}
+    assert own["bytes"] == {"used": 0, "total": 100_000_000_000}
+    assert (await asked("root", "GET", "/training/jobs")).json()["quota"] is None
+
+
 async def test_jobs_of_others_do_not_exist(
     asked: As, adapter_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +263,10 @@ async def test_jobs_of_others_do_not_exist(
         return bool((await asked("acme-trains", "GET", path)).json()["state"] == "succeeded")
 
     await until(done)
+    (use,) = (await asked("root", "GET", "/status")).json()["tenants"].items()
+    assert (use[0], use[1]["kept"]["used"], use[1]["waiting"]["used"]) == ("acme", 1, 0)
+    assert use[1]["bytes"]["used"] > 0
+    assert (await asked("acme", "GET", "/training/jobs")).json()["quota"] == use[1]
     assert (await asked("acme", "GET", "/adapters/trained")).json()["manifest"]["owner"] == "acme"
     assert "trained" not in await asked.names("rival")
     for method, tail in [("GET", ""), ("GET", "/events"), ("GET", "/log"), ("POST", "/resume"), ("DELETE", "")]:

@@ -36,4 +36,7 @@ def test_the_trainer_knows_every_option(tmp_path: Path) -> None:
         refused = check()
         assert (refused.returncode, "lies outside the data set" in refused.stderr) == (2, True)
         assert check(tmp_path).returncode == 0
+        job.owner = "acme"
+        refused = check(tmp_path)
+        assert (refused.returncode, "lies outside the data set" in refused.stderr) == (2, True), "not a tenant's"
     store.close()

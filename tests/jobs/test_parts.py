@@ -13,7 +13,7 @@ import torch
 
 from app.errors import BadRequest, Forbidden
 from app.jobs.command import training_command
-from app.jobs.dataset import allowed_dataset, unpack_dataset
+from app.jobs.dataset import allowed_dataset, data_in, unpack_dataset
 from app.jobs.events import Tail, summary
 from app.jobs.job import Job, Options, now
 from app.jobs.memory import needed, shortage, shortage_on
@@ -124,6 +124,30 @@ def test_folders_that_need_no_list(tmp_path: Path) -> None:
     assert allowed_dataset(str(tmp_path / "parts"), [tmp_path]) == tmp_path / "parts" / "inner"
     with pytest.raises(BadRequest, match="no recordings with a transcript"):
         allowed_dataset(str(tmp_path / "bare"), [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["train.jsonl", "val.jsonl"], "."),
+        (["in/my_train.csv", "in/my_eval.csv", "clips/a.wav"], "in"),
+        (["train.tsv", "dev.tsv", "validated.tsv", "clips/a.mp3"], "."),
+        (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], "data"),
+        (["train/metadata.csv", "valid/metadata.csv", "train/a.wav"], "."),
+        (["train/metadata.csv", "train/a.wav", "val/a.wav"], "."),
+        (["one.parquet"], "one.parquet"),
+        (["set/dataset_dict.json", "set/train/state.json", "set/train/data-00000-of-00001.arrow"], "set"),
+        (["state.json", "dataset_info.json", "data-00000-of-00001.arrow"], "."),
+        (["rows.json", "dataset_info.json", "._rows.json", ".cache.json"], "rows.json"),
+        (["data/train/wav.scp", "data/train/text", "data/test/wav.scp", "data/test/text"], "."),
+        (["train/high/1.caf", "val/high/2.wma"], "."),
+    ],
+)
+def test_what_the_trainer_is_to_read(tmp_path: Path, files: list[str], found: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert data_in(tmp_path) == (tmp_path / found)
 
 
 def test_the_trainer_is_told_whose_the_adapter_is(tmp_path: Path) -> None:

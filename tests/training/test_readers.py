@@ -101,7 +101,7 @@ def test_short_form(folder):
         write_lines(
             folder / "data.jsonl",
             [
-                {"audio": "clips/a.wav", "sentence": "hello", "path": "elsewhere.wav"},
+                {"audio": "clips/a.wav", "sentence": "hello", "path": "a.wav"},
                 "",
                 {"audio": ["clips/a.wav", "clips/b.wav"], "prompt": "Same?", "response": "No.", "split": "dev"},
                 {"audio": "clips/a.wav", "prompt": "In <audio>?", "text": "Yes."},

@@ -1,23 +1,65 @@
-"""Dataset files: JSON lines, JSON lists, CSV and TSV. What is broken keeps its line number."""
+"""Dataset files: JSON lines, JSON lists, tables, Parquet and Arrow. What is broken keeps its line number."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from app.errors import DatasetError
-from training.data.formats import BadRow, Record
+from training.data.columns import read_arrow, read_parquet
+from training.data.encodings import text_in
+from training.data.llama_factory import Entry, entry_of
+from training.data.records import BadRow, Notes, PassedOver, Record, shown
+from training.data.tables import read_table
+
+Read = Iterator[tuple[str, object]]  # places in a file, and what stands there
 
 
-def read_file(file: Path, name: str | None = None, split: str | None = None) -> Iterator[Record]:
-    """The records of one file, by its suffix; ``name`` stands in their places. Raises DatasetError, OSError."""
-    for place, value in READERS[file.suffix.lower()](file):
-        yield Record(f"{name or file.name}{place}", value, file.parent, split)
+def read_file(
+    file: Path, notes: Notes, *, name: str | None = None, split: str | None = None, roots: Sequence[Path] = ()
+) -> Iterator[Record]:
+    """The records of one file, by its suffix; ``name`` stands in their places. Raises DatasetError, OSError.
+
+    A `dataset_info.json` of LLaMA-Factory beside it says what its columns mean. ``roots``: of recordings that a
+    column of audio names without holding them.
+    """
+    notes.read.add(file)
+    entry = entry_of(file, notes)
+    for place, value in _records(file, notes, roots):
+        yield Record(f"{name or file.name}{place}", _translated(entry, value), file.parent, split)
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
+def _translated(entry: Entry | None, value: object) -> object:
+    try:
+        return value if entry is None else entry.translated(value)
+    except BadRow as why:
+        return why
+
+
+def _records(file: Path, notes: Notes, roots: Sequence[Path]) -> Read:
+    kind = file.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        table = read_table(file)
+        if table.remark:
+            notes.remark(f"{file.name}: {table.remark}")
+        notes.passed_over += [PassedOver(f"{file.name}:{number}", "an empty line") for number in table.empty]
+        yield from table.records()
+    elif kind == ".parquet":
+        yield from read_parquet(file, roots)
+    elif kind == ".arrow":
+        yield from read_arrow(file, roots)
+    else:
+        yield from READERS[kind](file)
+
+
+def _json_lines(file: Path) -> Read:
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        first = stream.read(4)
+        if first.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16: its lines do not end with one byte
+            lines: Iterator[bytes] = (line.encode() for line in text_in(file.read_bytes(), file.name).split("\n"))
+        else:
+            stream.seek(0)
+            lines = iter(stream)
+        for number, line in enumerate(lines, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
                 yield f":{number}", _parsed(text)
@@ -25,17 +67,29 @@ def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
 
 def _parsed(line: bytes) -> object:
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode(), object_pairs_hook=_once)
     except UnicodeDecodeError:
         return BadRow("is not UTF-8 text")
+    except BadRow as why:
+        return why
     except ValueError as error:
         return BadRow(f"is broken JSON ({str(error).partition(':')[0][:80]})")
     except RecursionError:
         return BadRow("is nested too deeply")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys stand once; JSON itself would take the last of several."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow(f"holds {shown(twice)} twice in one object")
+    return value
+
+
 def _json_list(file: Path) -> Iterator[tuple[str, object]]:
-    value = _parsed(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    value = _parsed(text_in(file.read_bytes(), file.name).encode(errors="surrogateescape"))
     if isinstance(value, BadRow):
         raise DatasetError(f"The data set {file.name!r} {value}; save one object a line as .jsonl.")
     if not isinstance(value, list):
@@ -44,41 +98,5 @@ def _json_list(file: Path) -> Iterator[tuple[str, object]]:
         yield f"#{number}", row
 
 
-def _table(delimiter: str) -> Callable[[Path], Iterator[tuple[str, object]]]:
-    def read(file: Path) -> Iterator[tuple[str, object]]:
-        # surrogates stand for what is not UTF-8, so that the row that holds them can be named
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            lines = csv.reader(stream, delimiter=delimiter, strict=True)
-            try:
-                header = next(lines, [])
-            except csv.Error as error:
-                raise DatasetError(f"The header of {file.name!r} is broken ({error}).") from None
-            if len(set(header)) < len(header):
-                raise DatasetError(f"The header of {file.name!r} names a column twice.")
-            while True:
-                place = f":{lines.line_num + 1}"
-                try:
-                    cells = next(lines, None)
-                except csv.Error as error:
-                    yield place, BadRow(f"is broken ({error})")
-                    continue
-                if cells is None:
-                    return
-                if cells:
-                    yield place, _named(header, cells)
-
-    return read
-
-
-def _named(header: Sequence[str], cells: Sequence[str]) -> object:
-    if len(cells) != len(header):
-        return BadRow(f"has {len(cells)} fields under a header of {len(header)}")
-    return dict(zip(header, cells, strict=True))
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
-}
+READERS: dict[str, Callable[[Path], Read]] = {".jsonl": _json_lines, ".json": _json_list}
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")

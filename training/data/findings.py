@@ -16,6 +16,7 @@ CODES: Mapping[str, str] = {
     "clipped": "recordings with more than 1 % of the samples of one channel at full scale",
     "too_long": "recordings longer than the encoder's window",
     "too_short": "recordings shorter than 0.2 s",
+    "length_differs": "recordings longer than the rows' own duration, which may be meant as a part",
     "duplicates": "rows that repeat another row",
     "contradictory": "rows with the same audio and prompt, but different answers",
     "leakage": "recordings both in training and in validation",
@@ -25,6 +26,8 @@ CODES: Mapping[str, str] = {
     "class_too_small": "classes with fewer than 5 training rows",
     "unseen_class": "classes in validation that no training row has",
     "out_of_distribution": "recordings unlike the reference recordings to the base model's ear",
+    "passed_over": "files and rows of the data set that no training row is made of",
+    "unused_fields": "fields of rows that no reader knows",
 }
 
 
@@ -45,10 +48,21 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class SplitUse:
+    """``rows`` of the split that the data calls ``name`` (None: rows without one), and what a run does with them."""
+
+    name: str | None
+    rows: int
+    use: Literal["train", "held_out", "unused"]
+
+
+@dataclass(frozen=True)
 class GateReport:
     """``rows`` to train on, ``validation_rows`` held out, ``clips``: distinct recordings, of ``seconds`` together.
 
-    ``classes``: training rows of each class, for a head.
+    ``classes``: training rows of each class, for a head. ``splits``: how each was used, where the data has any.
+    ``idle_fields``: fields that are there and carry no meaning for training. ``remarks``: how a layout that no header
+    explains was understood.
     """
 
     rows: int
@@ -57,6 +71,9 @@ class GateReport:
     seconds: float
     findings: list[Finding]
     classes: dict[str, int]
+    splits: list[SplitUse] = field(default_factory=list)
+    idle_fields: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def refused(self, allow: Sequence[str]) -> list[Finding]:
         """The errors that stop a run; ``allow`` names codes to go on in spite of, where that is possible."""
@@ -70,4 +87,6 @@ class GateReport:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "GateReport":
         """From what `to_dict` gave."""
-        return cls(**{**told, "findings": [Finding(**finding) for finding in told["findings"]]})
+        findings = [Finding(**finding) for finding in told["findings"]]
+        splits = [SplitUse(**split) for split in told.get("splits", [])]
+        return cls(**{**told, "findings": findings, "splits": splits})

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Literal
 
 from app.audio.decode import Limits
-from training.data.findings import CODES, EXAMPLES, Finding, GateReport, Severity
+from training.data.findings import CODES, EXAMPLES, Finding, GateReport, Severity, SplitUse
+from training.data.records import Notes
 from training.data.reference import Embed, reference_of, shipped
 from training.data.row_checks import check_rows
 from training.data.rows import Row, Sound
@@ -31,12 +32,14 @@ def check(
     heard: Measured | None = None,
     embed: Embed | None = None,
     progress: Progress | None = None,
+    notes: Notes | None = None,
+    splits: Sequence[SplitUse] = (),
 ) -> GateReport:
     """Everything that is wrong with the data.
 
     ``rate`` in Hz and ``window_seconds`` are the encoder's. ``heard``: what `listen` gave for all rows, where the
     caller has it; else every recording is decoded here. ``embed``: embeddings of recordings by the base model, to
-    compare them with the reference.
+    compare them with the reference. ``notes`` and ``splits``: what reading left to report.
     """
     rows = [*train, *validation]
     heard = listen(rows, rate=rate, limits=limits, progress=progress) if heard is None else heard
@@ -46,6 +49,8 @@ def check(
     if embed:
         learned = dict.fromkeys(sound for row in train for sound in row.sounds)
         findings += _far([sound for sound in learned if _usable(heard[sound])], places, embed)
+    notes = notes or Notes()
+    findings += _left_out(notes)
     order = list(CODES)
     return GateReport(
         rows=len(train),
@@ -54,6 +59,9 @@ def check(
         seconds=round(sum(one.seconds for one in map(heard.__getitem__, places) if isinstance(one, Heard)), 1),
         findings=sorted(findings, key=lambda finding: (finding.severity, order.index(finding.code))),
         classes=dict(Counter(row.label for row in train if row.label)) if method == "head" else {},
+        splits=list(splits),
+        idle_fields=sorted(notes.idle),
+        remarks=list(notes.remarks),
     )
 
 
@@ -104,6 +112,9 @@ def _sounds(
             lambda one: one.seconds < SHORT_SECONDS,
         ),
     ]
+    shorter = [sound for sound in places if isinstance(one := heard[sound], Heard) and _states_less(sound, one)]
+    message = "recordings last longer than their rows' duration: name the part by start and end, or allow this"
+    yield from _about(shorter, places, "length_differs", "error", message)
     for code, severity, message, is_so in checks:
         hits = [sound for sound in places if isinstance(one := heard[sound], Heard) and is_so(one)]
         yield from _about(hits, places, code, severity, message)
@@ -117,6 +128,21 @@ def _about(
         some = sounds[:EXAMPLES]
         names = [sound.name for sound in some]
         yield Finding(code, severity, len(sounds), message, [places[sound] for sound in some], recordings=names)
+
+
+def _states_less(sound: Sound, one: Heard) -> bool:
+    """Whether a row's duration is so much less than the recording's that it may mean a part; NeMo cuts there."""
+    return sound.stated is not None and sound.stated < one.seconds - max(0.5, 0.1 * one.seconds)
+
+
+def _left_out(notes: Notes) -> Iterator[Finding]:
+    """What the source holds and no row is made of."""
+    if notes.passed_over:
+        some = [f"{name}: {why}" for name, why in notes.passed_over[:EXAMPLES]]
+        yield Finding("passed_over", "warning", len(notes.passed_over), "files or rows were passed over", some)
+    if notes.unknown:
+        some = [f"{name} (in {count:,} rows)" for name, count in notes.unknown.most_common(EXAMPLES)]
+        yield Finding("unused_fields", "warning", len(notes.unknown), "fields are unknown and were not used", some)
 
 
 def _usable(one: Heard | str) -> bool:

@@ -1,16 +1,19 @@
 """Hugging Face datasets, from the Hub or a folder that `save_to_disk` wrote. Audio stays encoded.
 
-Columns are read with `Audio(decode=False)`: decoding would import torchcodec, and is this project's own work.
+Columns are read as Arrow, without decoding: decoding would import torchcodec, and is this project's own work.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.errors import DatasetError
-from training.data.formats import SPLITS, BadRow, Record
+from training.data.columns import bytes_of, read_arrow, recorded_columns, with_sounds
+from training.data.fields import SPLITS
+from training.data.records import BadRow, Notes, Record
 from training.data.rows import Sound
 
 # hf:owner/name, hf:owner/name:config, hf:owner/name@train, hf-stream:owner/name:config@train[:1000]
@@ -18,19 +21,7 @@ SOURCE = re.compile(r"hf(?P<stream>-stream)?:(?P<name>[^:@]+)(:(?P<config>[^@]+)
 SLICE = re.compile(r"(?P<split>\w+)\[:(?P<count>\d+)\]")
 
 
-@dataclass(frozen=True)
-class TableSound(Sound):
-    """A recording that stays in its table, on disk, until it is read."""
-
-    table: Any = field(default=None, compare=False, repr=False)
-    column: str = "audio"
-    index: int = 0
-
-    def read(self) -> bytes:
-        return _cell_bytes(self.table[self.index][self.column])
-
-
-def read_hub(source: str) -> Iterator[Record]:
+def read_hub(source: str, roots: Sequence[Path] = ()) -> Iterator[Record]:
     """The records of `hf:owner/name[:config][@split]`, all splits without one.
 
     `hf-stream:` reads over the network row by row and keeps the recordings in memory: give it a slice,
@@ -43,13 +34,13 @@ def read_hub(source: str) -> Iterator[Record]:
     datasets = _datasets()
     try:
         if not words["stream"]:
-            yield from _tables(datasets.load_dataset(name, config, split=split), name, split)
+            yield from _tables(datasets.load_dataset(name, config, split=split), name, split, roots)
             return
         part = SLICE.fullmatch(split or "")
         loaded = datasets.load_dataset(name, config, split=part["split"] if part else split, streaming=True)
         if part:
             loaded = loaded.take(int(part["count"]))
-        yield from _streams(loaded, name, part["split"] if part else split)
+        yield from _streams(loaded, name, part["split"] if part else split, roots)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(f"The data set {source[:100]!r} could not be read ({str(error)[:300]}).") from error
 
@@ -59,14 +50,61 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def read_saved(folder: Path) -> Iterator[Record]:
-    """The records of a folder that `save_to_disk` wrote. Raises DatasetError."""
-    datasets = _datasets()
+def read_saved(folder: Path, notes: Notes, roots: Sequence[Path] = ()) -> Iterator[Record]:
+    """The records of a folder that `save_to_disk` wrote, one split or several. Raises DatasetError.
+
+    The files that it names must lie in it, and the recordings that its cells name under ``roots``.
+    """
+    notes.read |= {file for file in folder.rglob("*") if file.is_file() and file.suffix in (".json", ".arrow")}
+    if (folder / "dataset_dict.json").is_file():
+        for split in _plain_names(folder / "dataset_dict.json", "splits"):
+            yield from _saved_split(folder / split, f"{folder.name}@{split}", _plain(split), roots)
+    else:
+        split = _split_of_state(folder)
+        yield from _saved_split(folder, f"{folder.name}@{split}" if split else folder.name, _plain(split), roots)
+
+
+def _saved_split(folder: Path, name: str, split: str | None, roots: Sequence[Path]) -> Iterator[Record]:
+    index = 0
+    if _json(folder / "state.json").get("_indices_data_files"):
+        raise DatasetError(f"The saved data set {name!r} is a selection; save it again with flatten_indices().")
+    for file in _plain_names(folder / "state.json", "_data_files"):
+        for _, value in read_arrow(folder / file, roots):
+            yield Record(f"{name}[{index}]", _renamed(value, f"{name}[{index}]"), folder, split)
+            index += 1
+
+
+def _renamed(value: object, place: str) -> object:
+    """Recordings named by the row's place in the split, whatever file it lies in."""
+    if not isinstance(value, dict) or not isinstance(sound := value.get("audio"), Sound):
+        return value
+    return {**value, "audio": replace(sound, name=f"{place}.{sound.name.rpartition('.')[2]}")}
+
+
+def _split_of_state(folder: Path) -> str:
+    return str(_json(folder / "state.json").get("_split") or "")
+
+
+def _plain_names(file: Path, key: str) -> list[str]:
+    """Names in a list of the file, of entries of its own folder alone: it is a stranger's. Raises DatasetError."""
+    listed = [one.get("filename") if isinstance(one, dict) else one for one in _json(file).get(key) or []]
+    names = [one for one in listed if isinstance(one, str) and one and one == Path(one).name and one != ".."]
+    if not names or len(names) < len(listed):
+        raise DatasetError(f"The folder {file.parent.name!r} is no saved data set: {file.name} names no files of it.")
+    for name in names:
+        if not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
+            raise DatasetError(f"The folder {file.parent.name!r} is no saved data set: {name!r} lies elsewhere.")
+    return names
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
-        loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise DatasetError(f"The folder {folder.name!r} cannot be read as a saved data set ({error}).") from error
-    yield from _tables(loaded, folder.name, None, folder)
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DatasetError(f"The folder {file.parent.name!r} cannot be read as a saved data set ({file.name}).")
+    return value
 
 
 def _datasets() -> Any:
@@ -77,60 +115,46 @@ def _datasets() -> Any:
     return datasets
 
 
-def _tables(loaded: Any, name: str, split: str | None, folder: Path | None = None) -> Iterator[Record]:
+def _tables(loaded: Any, name: str, split: str | None, roots: Sequence[Path]) -> Iterator[Record]:
     for own, table in loaded.items() if isinstance(loaded, Mapping) else [(split or str(loaded.split or ""), loaded)]:
-        yield from _table(table, f"{name}@{own}" if own else name, _plain(own), folder or Path.cwd())
+        yield from _table(table.with_format("arrow"), f"{name}@{own}" if own else name, _plain(own), roots)
 
 
-def _table(table: Any, name: str, split: str | None, folder: Path) -> Iterator[Record]:
-    datasets = _datasets()
-    recorded = [column for column, kind in table.features.items() if isinstance(kind, datasets.Audio)]
-    for column in recorded:
-        table = table.cast_column(column, datasets.Audio(decode=False))
-    texts = table.remove_columns(recorded)
-    sounds = {_field(column, recorded): (column, table.select_columns([column])) for column in recorded}
+def _table(table: Any, name: str, split: str | None, roots: Sequence[Path]) -> Iterator[Record]:
+    """Rows of one split; in Arrow's form, no cell is decoded, and a selection counts as it was made."""
+    features = table.features.to_dict()
+    recorded = next(iter(recorded_columns(table.features.arrow_schema, name)), None)
+    texts = table.remove_columns([recorded]) if recorded else table
+    cells = table.select_columns([recorded]) if recorded else None
+
+    def fetch(index: int) -> object:
+        assert cells is not None
+        return cells[index].column(recorded)[0].as_py()
+
+    sounds = {recorded: fetch} if recorded else {}
     for index in range(len(table)):
         place = f"{name}[{index}]"
-        value = _named_label(texts[index] if texts.column_names else {}, table.features)
-        for field_name, (column, cells) in sounds.items():
-            value[field_name] = TableSound(f"{place}.{column}", table=cells, column=column, index=index)
-        yield Record(place, value, folder, split)
+        row = texts[index].to_pylist()[0] if texts.column_names else {}
+        yield Record(place, with_sounds(row, sounds, features, index, place, Path.cwd(), roots), Path.cwd(), split)
 
 
-def _streams(loaded: Any, name: str, split: str | None) -> Iterator[Record]:
+def _streams(loaded: Any, name: str, split: str | None, roots: Sequence[Path]) -> Iterator[Record]:
     for own, stream in loaded.items() if isinstance(loaded, Mapping) else [(split or "", loaded)]:
         label = f"{name}@{own}" if own else name
+        features = stream.features.to_dict() if stream.features else {}
         for index, row in enumerate(stream.decode(False)):
             place = f"{label}[{index}]"
             recorded = [column for column, cell in row.items() if isinstance(cell, dict) and "bytes" in cell]
-            value = _named_label({key: cell for key, cell in row.items() if key not in recorded}, stream.features)
+            if len(recorded) > 1:
+                raise DatasetError(f"{name!r} has several columns of audio ({', '.join(recorded)}); keep one.")
+            texts = {column: cell for column, cell in row.items() if column not in recorded}
+            value = with_sounds(texts, {}, features, index, place, Path.cwd(), roots)
             try:
                 for column in recorded:
-                    data = _cell_bytes(row[column])
-                    value[_field(column, recorded)] = Sound(f"{place}.{column}", data=data)
+                    value["audio"] = Sound(f"{place}.{column}", data=bytes_of(row[column], Path.cwd(), roots))
                 yield Record(place, value, Path.cwd(), _plain(own))
             except OSError as error:
                 yield Record(place, BadRow(f"its recording cannot be read ({error})"), Path.cwd())
-
-
-def _cell_bytes(cell: Mapping[str, Any]) -> bytes:
-    """Raises OSError where a table names a file that is not there."""
-    data = cell["bytes"] if cell else None
-    return bytes(data) if data is not None else Path((cell or {}).get("path") or "").read_bytes()
-
-
-def _field(column: str, recorded: list[str]) -> str:
-    """The only audio column is the audio, whatever its name."""
-    return "audio" if len(recorded) == 1 else column
-
-
-def _named_label(row: Mapping[str, Any], features: Any) -> dict[str, Any]:
-    """Class numbers as the names that the dataset gives them; -1 stands for none."""
-    value = dict(row)
-    kind: Any = features.get("label") if features else None
-    if hasattr(kind, "int2str") and isinstance(value.get("label"), int):
-        value["label"] = kind.int2str(value["label"]) if value["label"] >= 0 else None
-    return value
 
 
 def _plain(split: str) -> str | None:

@@ -8,6 +8,8 @@ from training.data.findings import Finding, GateReport
 if TYPE_CHECKING:
     from rich.table import Table
 
+USES = {"train": "trained on", "held_out": "held out", "unused": "not used"}
+
 
 def table_of(report: GateReport, allow: Sequence[str] = ()) -> "Table":
     """One row a finding, with how to go on in spite of it."""
@@ -15,7 +17,7 @@ def table_of(report: GateReport, allow: Sequence[str] = ()) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    title = f"Data: {summary(report)}"
+    title = "\n".join([f"Data: {summary(report)}", *remarks_of(report)])
     table = Table("", "code", "count", "finding", "to go on", title=title, title_justify="left", box=box.ROUNDED)
     table.columns[2].justify = "right"
     for finding in report.findings:
@@ -31,12 +33,23 @@ def table_of(report: GateReport, allow: Sequence[str] = ()) -> "Table":
 
 
 def lines_of(report: GateReport, allow: Sequence[str] = ()) -> Iterator[str]:
-    """Plain words: a summary, then one line a finding."""
+    """Plain words: a summary, how the source was understood, then one line a finding."""
     yield f"data: {summary(report)}"
+    yield from remarks_of(report)
     for finding in report.findings:
         examples = f" ({'; '.join(finding.examples)})" if finding.examples else ""
         way = way_on(finding, allow)
         yield f"{finding.severity}: {told(finding)}{examples}" + (f"; {way}" if way else "")
+
+
+def remarks_of(report: GateReport) -> Iterator[str]:
+    """How splits were used, how layouts were understood, and which fields mean nothing here."""
+    if any(split.name in ("validation", "test") for split in report.splits):
+        uses = (f"{split.name or 'without a name'} ({split.rows:,} rows: {USES[split.use]})" for split in report.splits)
+        yield f"splits: {', '.join(uses)}"
+    yield from (f"read: {remark}" for remark in report.remarks)
+    if report.idle_fields:
+        yield f"fields without a meaning for training: {', '.join(report.idle_fields)}"
 
 
 def told(finding: Finding) -> str:

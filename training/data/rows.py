@@ -1,6 +1,6 @@
 """One example of a dataset, whatever file it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,22 +10,33 @@ PLACEHOLDER = "<audio>"
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn; ``text`` holds a placeholder for each recording that is heard there."""
+    """One turn; ``text`` holds a placeholder for each recording that is heard there.
+
+    ``learned``: whether an assistant's words are supervised; without, they are context alone.
+    """
 
     role: Role
     text: str
+    learned: bool = True
 
 
 @dataclass(frozen=True)
 class Sound:
-    """Where a recording's bytes come from."""
+    """Where a recording's bytes come from.
+
+    ``start`` and ``end``: the part that is meant, in seconds; None: from its beginning, to its end.
+    ``stated``: the seconds that the row says it lasts, which the gate compares with what it does last.
+    """
 
     name: str
     path: Path | None = None
     data: bytes | None = None
+    start: float | None = None
+    end: float | None = None
+    stated: float | None = field(default=None, compare=False)
 
     def read(self) -> bytes:
-        """The file's bytes. Raises OSError when it cannot be read."""
+        """The whole file's bytes. Raises OSError when it cannot be read."""
         if self.data is not None:
             return self.data
         assert self.path is not None

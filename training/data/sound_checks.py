@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.audio.decode import Limits, decode
+from app.audio.decode import Limits
 from app.audio.files import Samples
 from app.errors import OvertoneError
+from training.data.decoding import decode_sound
 from training.data.rows import Row, Sound
 
 SHORT_SECONDS = 0.2
@@ -78,7 +79,7 @@ def audio_key(row: Row, heard: Measured) -> tuple[str, ...]:
 def hear(sound: Sound, *, rate: int, limits: Limits) -> Heard | str:
     """Measure one recording; the reason where it cannot be read."""
     try:
-        recording = decode(sound.read(), rate=rate, limits=limits)
+        recording = decode_sound(sound, rate=rate, limits=limits)
     except OvertoneError as error:
         return str(error)
     except OSError as error:

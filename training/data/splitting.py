@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Literal, cast
 
 from app.errors import DatasetError
+from training.data.findings import SplitUse
 from training.data.rows import Row
 
 
@@ -26,6 +28,15 @@ def split(
     if not train:
         raise DatasetError(f"All rows are marked {' or '.join(sorted(map(str, held)))}; none is left to train on.")
     return train, [row for row in rows if row.split == wanted]
+
+
+def uses_of(rows: Sequence[Row], train: Sequence[Row], held: Sequence[Row]) -> list[SplitUse]:
+    """What becomes of the rows of each split that ``rows`` name, in the order train, validation, test, none."""
+    sides = ("train", {id(row) for row in train}), ("held_out", {id(row) for row in held})
+    found = Counter((row.split, next((use for use, side in sides if id(row) in side), "unused")) for row in rows)
+    order = ("train", "validation", "test", None)
+    known = sorted(found.items(), key=lambda one: (order.index(one[0][0]), one[0][1]))
+    return [SplitUse(name, count, cast(Literal["train", "held_out", "unused"], use)) for (name, use), count in known]
 
 
 def _share(

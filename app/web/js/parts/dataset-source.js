@@ -28,7 +28,7 @@ export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
   };
   const chosen = source && source.kind !== "upload" ? `${source.kind}:${source.kind === "server" ? source.path : source.id}` : "";
   return html`
-    <${DropZone} label=${t("data.drop")} hint=${t("data.what")} accept=".zip,.gz,.tgz,.jsonl,.json,.csv,.tsv" disabled=${disabled}
+    <${DropZone} label=${t("data.drop")} hint=${t("data.what")} accept=".zip,.gz,.tgz,.jsonl,.json,.csv,.tsv,.parquet,.arrow" disabled=${disabled}
       onFiles=${([file]) => onChange({ kind: "upload", file })} />
     ${known.length + jobs.length > 0 && html`
       <${Field} label=${t("data.or")}>

@@ -21,10 +21,24 @@ export function GateReport({ job, allowed, onAllow }) {
         rows: format.number(report.rows ?? 0), held: format.number(report.validation_rows ?? 0),
         clips: format.number(report.clips ?? 0), length: format.duration(report.seconds ?? 0),
       })}</p>
+      ${facts(report).map((line) => html`<p class="small muted">${line}</p>`)}
       ${findings.length === 0 && html`<p class="hint">${t("gate.clean")}</p>`}
       <ul class="findings">${findings.map((finding) => html`
         <${Finding} key=${finding.code} finding=${finding} job=${job} allowed=${allowed} onAllow=${onAllow} />`)}</ul>
     </section>`;
+}
+
+/** How splits were used, how layouts were understood, and which fields mean nothing, as lines. */
+function facts(report) {
+  const splits = (report.splits ?? []).map(({ name, rows, use }) =>
+    t(`gate.split.${use}`, { name: name ?? t("gate.split.none"), rows: format.number(rows) }));
+  const named = (report.splits ?? []).some(({ name }) => name === "validation" || name === "test");
+  const idle = report.idle_fields ?? [];
+  return [
+    ...(named ? [t("gate.splits", { splits: splits.join(" · ") })] : []),
+    ...(report.remarks ?? []),
+    ...(idle.length ? [t("gate.idle", { fields: idle.join(", ") })] : []),
+  ];
 }
 
 function Finding({ finding, job, allowed, onAllow }) {

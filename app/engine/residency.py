@@ -30,6 +30,7 @@ class Residency:
         self.cold_loads = 0
         self._runner = runner
         self._loads: dict[str, Iterator[None]] = {}  # by uid: slots in which not all of an adapter lies yet
+        self._reserved: dict[str, list[str]] = {}  # by request: slots it holds until all of its adapters are there
         self._failed: dict[str, Exception] = {}  # by uid: loads that failed on the way
         self._limit: int | None = None  # columns that must do, since there is no memory for more …
         self._limited_until = 0.0  # … and until when nobody asks for more
@@ -42,6 +43,8 @@ class Residency:
         """
         if sequence.slots_held or sequence.alone:
             return Claim.READY
+        if sequence.request.id in self._reserved:
+            return self._take_reserved(sequence)
         adapters = [share.adapter for share in sequence.request.shares]
         self._refuse_if_pins_leave_no_room(adapters)
         waited = sequence.request.id in self._gathered
@@ -56,7 +59,7 @@ class Residency:
         answer = self._hold(sequence, adapters, weights)
         if answer is Claim.FULL and began_empty:
             answer = self._hold_with_more(sequence, adapters, weights)
-        if answer is Claim.READY:
+        if answer is not Claim.FULL:
             self._gathered.pop(sequence.request.id, None)
         elif answer is Claim.FULL and self._limit is not None and not any(slot.users for slot in self.slots.slots):
             self._free_unpinned()  # nobody will leave: what is there lies in the way of what is wanted
@@ -73,6 +76,8 @@ class Residency:
             self._arrived(uid)
         except Exception as error:
             self._arrived(uid)
+            for request in [request for request, uids in self._reserved.items() if uid in uids]:
+                self._leave_reserved(request)
             self._runner.clear(self.slots.evict(uid))
             self._failed[uid] = error
         return True
@@ -81,9 +86,24 @@ class Residency:
         del self._loads[uid]
         self.slots.leave(uid)
 
+    def _take_reserved(self, sequence: Sequence) -> Claim:
+        """Use what was reserved, once all of it is there."""
+        request = sequence.request.id
+        if any(uid in self._loads for uid in self._reserved[request]):
+            sequence.timings.activation = 1e3 * (time.monotonic() - sequence.submitted)
+            return Claim.LOADING
+        del self._reserved[request]
+        sequence.slots_held = True
+        return Claim.READY
+
+    def _leave_reserved(self, request: str) -> None:
+        for uid in self._reserved.pop(request, ()):
+            self.slots.leave(uid)
+
     def release(self, sequence: Sequence) -> None:
         """Give back what `claim` held; the adapters stay resident until their slots are wanted."""
         self._gathered.pop(sequence.request.id, None)
+        self._leave_reserved(sequence.request.id)
         for share in sequence.request.shares:
             self._failed.pop(share.adapter.uid, None)  # nobody waits for it, or who does tries anew
         if sequence.slots_held:
@@ -92,23 +112,28 @@ class Residency:
                 self.slots.leave(share.adapter.uid)
 
     def _hold(self, sequence: Sequence, adapters: list[Adapter], weights: Mapping[str, HostAdapter]) -> Claim:
-        """Use a slot of each adapter, or none while not all can be had or not all are loaded."""
+        """Use a slot of each adapter, or none. LOADING reserves them: all are placed, and not all are loaded.
+
+        Only who has all slots reserves any, so that nobody waits for a slot of somebody who waits.
+        """
         held: list[str] = []
-        answer = Claim.READY
+        answer: Claim | None = None
         try:
+            found = []
             for adapter in adapters:
-                found = self._make_resident(adapter, weights)
-                if found is Claim.FULL:
-                    return found
-                if found is Claim.LOADING:
-                    answer = found
+                found.append(self._make_resident(adapter, weights))
+                if found[-1] is Claim.FULL:
+                    return Claim.FULL
                 self.slots.use(adapter.uid)
                 held.append(adapter.uid)
-            sequence.slots_held = answer is Claim.READY
+            answer = Claim.LOADING if Claim.LOADING in found else Claim.READY
         finally:
-            if not sequence.slots_held:
+            if answer is None:
                 for uid in held:
                     self.slots.leave(uid)
+        if answer is Claim.LOADING:
+            self._reserved[sequence.request.id] = held
+        sequence.slots_held = answer is Claim.READY
         return answer
 
     def _hold_with_more(self, sequence: Sequence, adapters: list[Adapter], weights: Mapping[str, HostAdapter]) -> Claim:

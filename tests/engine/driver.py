@@ -118,6 +118,7 @@ class Driver:
         assert all(slot.users == 0 for slot in engine.residency.slots.slots)
         assert not engine.runner._audio
         assert not engine.residency._gathered
+        assert not engine.residency._reserved
         assert not engine.runner.alone._caches
 
     @staticmethod

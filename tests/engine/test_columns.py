@@ -123,3 +123,67 @@ class TestFused:
             driver.assert_idle()
         finally:
             driver.engine.close()
+
+
+@pytest.fixture
+def in_pieces(tmp_path, wide_folders, monkeypatch):
+    """An engine to whose device adapters come in pieces; ``fail`` names the piece at which copying fails, once."""
+    from app.engine.decoder import ModuleDecoder
+
+    made = []
+
+    def make(pieces, fail=None, **limits):
+        def load(self, slot, adapter, capacity):
+            def copying():
+                nonlocal fail
+                for piece in range(pieces):
+                    if piece == fail:
+                        fail = None
+                        raise torch.OutOfMemoryError("planted")
+                    yield
+
+            return copying()
+
+        monkeypatch.setattr(ModuleDecoder, "load", load)
+        made.append(Driver(tmp_path / "registry", wide_folders, **limits))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.engine.close()
+
+
+def test_adapters_that_come_in_pieces_are_used_once_they_are_whole(in_pieces, answers_of):
+    """Several wait for the same one, one for two of them, the base goes on; with fewer slots than adapters."""
+    driver = in_pieces(pieces=7, max_resident=2)
+    jobs = [Job(), Job((("one", 1.0),)), Job((("one", 1.0),), (1,)), Job((("three", 0.5), ("two", 0.5)))]
+    jobs += [Job(((name, 1.0),), (2,)) for name in WIDE]
+    answers = driver.ask(*jobs)
+    assert [answer.tokens for answer in answers] == [answers_of(job) for job in jobs]
+    assert not driver.engine.residency._loads
+    driver.assert_idle()
+
+
+def test_who_leaves_while_an_adapter_is_on_its_way_leaves_no_slot_taken(in_pieces, answers_of):
+    driver = in_pieces(pieces=2000, max_resident=1)
+    leaving = driver.submit(Job((("one", 1.0),)))
+    while not driver.engine.residency._loads:
+        pass
+    driver.engine.cancel(leaving.id)
+    (gone,) = driver.answers()
+    assert gone.done.finish_reason == "cancelled"
+    (answer,) = driver.ask(Job((("two", 1.0),)))
+    assert answer.tokens == answers_of(Job((("two", 1.0),)))
+    driver.assert_idle()
+
+
+@pytest.mark.parametrize("fail", [1, 4])
+def test_a_load_that_fails_on_its_way_fails_who_waits_for_it(in_pieces, answers_of, fail):
+    driver = in_pieces(pieces=6, fail=fail)
+    victim, other = driver.ask(Job((("one", 1.0),)), Job())
+    assert isinstance(victim.error, OutOfMemory)
+    assert other.tokens == answers_of(Job())
+    assert not driver.engine.residency.slots.slots
+    (answer,) = driver.ask(Job((("one", 1.0),)))
+    assert answer.tokens == answers_of(Job((("one", 1.0),)))
+    driver.assert_idle()

@@ -238,7 +238,9 @@ def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch,
     original, keys = GraphRunner.run, []
     monkeypatch.setattr(GraphRunner, "run", lambda self, key, run: (keys.append(key), original(self, key, run)))
     with caplog.at_level("INFO", logger="app.engine.fused_decoder"):
-        driver = drive(text=TEXT, decoder="fused", max_batch=2, max_context=256, step_tokens=32)
+        driver = drive(
+            text=TEXT | {"num_hidden_layers": 1}, decoder="fused", max_batch=2, max_context=256, step_tokens=32
+        )
     shapes = [(0, 2), (0, 1), (32, 2), (16, 2), (32, 0), (16, 0)]
     reaches = (None, Reach(64, QUERY_VALUE), Reach(64, LAYERS))
     assert keys == [(*shape, reach) for reach in reaches for shape in shapes]

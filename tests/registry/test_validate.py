@@ -6,6 +6,7 @@ import json
 import pickle
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,6 +122,32 @@ def test_configurations_that_cannot_be_served(config, words, copy, loaded):
 
 
 SLOW = ["((.|.)*)*y", "(?:(?:x?){500}){500}", "(.|.|.)" * 40 + "!", r"(\w+\.?)+!", "(.*.*)*x", ".*(a|.*)(b|.*)c"]
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "words"),
+    [
+        ({"lora_alpha": 1e300}, None, "q_proj.lora_B.weight times its scaling 2.5e+299 holds numbers too large"),
+        ({"alpha_pattern": {"1.self_attn.v_proj": -1e300}}, None, "layers.1.self_attn.v_proj.lora_B.weight times"),
+        ({"lora_alpha": 8}, set_to("0.self_attn.q_proj.lora_B.weight", lambda t: t * 0 + 3e38), "scaling 2"),
+        ({"lora_alpha": 1e-300}, None, "change nothing"),
+    ],
+)
+def test_numbers_that_overflow_when_they_are_scaled(config, tensors, words, copy, loaded):
+    """Finite in the file, infinite in the columns that all requests share."""
+    problems = " ".join(check(copy(tensors=tensors, **config), loaded).problems)
+    assert words in problems
+    assert "layers.0" in problems or "layers.1" in problems or "nothing" in problems
+
+
+def test_they_are_judged_in_the_dtype_that_serves(copy, loaded):
+    folder = copy(tensors=set_to("0.self_attn.q_proj.lora_B.weight", lambda t: t * 0 + 3e4))
+    assert check(folder, loaded).ok
+    half = replace(loaded, spec=replace(loaded.spec, dtype=torch.float16))
+    problems = " ".join(check(folder, half).problems)
+    assert "layers.0.self_attn.q_proj.lora_B.weight" in problems
+    assert "too large for float16" in problems
+    assert "OVERTONE_DTYPE=bfloat16" in problems
 
 
 @pytest.mark.parametrize("pattern", SLOW)

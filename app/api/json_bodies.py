@@ -27,12 +27,19 @@ async def read_json(request: Request, *, field: str | None = None, most_bytes: i
     route's own limit is that of files. Raises MalformedBody, InvalidFields or TooLarge.
     """
     check_headers(request.headers)
+    return await _value_of(await _body(request, most_bytes), request, field)
+
+
+async def _body(request: Request, most_bytes: int | None) -> bytes:
+    """Raises TooLarge as soon as more has come."""
+    if most_bytes is None:
+        return await request.body()  # kept, for those who read it again
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if most_bytes is not None and len(body) > most_bytes:
+        if len(body) > most_bytes:
             raise TooLarge(f"A JSON body has at most {most_bytes >> 10} KB here; send files as a form.")
-    return await _value_of(bytes(body), request, field)
+    return bytes(body)
 
 
 async def _value_of(body: bytes, request: Request, field: str | None) -> Any:

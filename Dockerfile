@@ -40,7 +40,8 @@ ENV PATH=/opt/overtone/bin:$PATH \
     PYTHONPATH=/opt/overtone/ray \
     HF_HOME=/home/overtone/.cache/huggingface \
     OVERTONE_ADAPTERS=/srv/overtone/adapters \
-    OVERTONE_JOBS=/srv/overtone/jobs
+    OVERTONE_JOBS=/srv/overtone/jobs \
+    OVERTONE_REQUIRE_KEYS=true
 # overtone, by its number, so that an orchestrator can see that it is not root
 USER 1000
 WORKDIR /srv/overtone

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
@@ -30,7 +31,7 @@ from app.api.request_ids import RequestIds
 from app.api.request_line import RequestLine
 from app.api.state import AppState, stop
 from app.api.traces import TraceRequests, Traces
-from app.errors import NotReady, OvertoneError
+from app.errors import BadRequest, NotReady, OvertoneError
 from app.settings import Settings
 
 TITLE = "Overtone"
@@ -120,11 +121,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; running requests may end within `drain_seconds`.
 
-    Raises NotReady when the model cannot be loaded, ModelRejected and its kin when that is explained.
+    Raises NotReady when the model cannot be loaded, ModelRejected and its kin when that is explained, and BadRequest
+    where keys are required and missing.
     """
     logs.configure(settings.log_format)
     app = create_app(settings)
     state: AppState = app.state.overtone
+    if settings.require_keys and not state.keyring.guarded_for_all and not _loopback(settings.host):
+        raise BadRequest(
+            f"Whoever reaches {settings.host} could use this server, for it has no keys. Set OVERTONE_KEYS_FILE (see "
+            "`overtone keys add`) or OVERTONE_API_KEYS; or OVERTONE_REQUIRE_KEYS=false where the port is published on "
+            "127.0.0.1 alone, or something in front asks for keys."
+        )
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -143,6 +151,13 @@ def serve(settings: Settings) -> None:
         raise state.failure
     if state.failure is not None:
         raise NotReady(f"The model {settings.model!r} could not be loaded: {state.failure}") from state.failure
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Server(uvicorn.Server):

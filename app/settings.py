@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     allowed_hosts: Names = Field(
         (), description="names under which clients reach the server, such as audio.example.com, *.lan or *"
     )
+    require_keys: bool = Field(
+        False, description="refuse to start on an address beyond this machine without keys; the image sets it"
+    )
     api_keys: Names = Field((), description="keys for every route but /health and /ready; none: open")
     admin_keys: Names = Field((), description="keys for routes that change or train adapters; none: as api_keys")
     cors_origins: Names = Field(

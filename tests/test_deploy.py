@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from app import main
 from app.errors import BadRequest
 from app.settings import Settings
 from tests.api.conftest import Running, adapter_folders, ask, audio, model_folder, running, settings
@@ -149,3 +150,25 @@ def test_the_image_can_hold_what_ray_runs() -> None:
     assert "COPY deploy/*.py /opt/overtone/ray/deploy/" in lines
     assert "PYTHONPATH=/opt/overtone/ray" in lines
     assert "!deploy" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "starts"), [("0.0.0.0", (), False), ("0.0.0.0", ("k",), True), ("::1", (), True)]
+)
+def test_the_image_opens_no_port_without_keys(host, keys, starts, monkeypatch, tmp_path):
+    assert "OVERTONE_REQUIRE_KEYS=true" in (ROOT / "Dockerfile").read_text()
+    chosen = Settings(_env_file=None, require_keys=True, host=host, api_keys=keys, adapters=tmp_path, jobs=tmp_path)
+    started = []
+    monkeypatch.setattr(main._Server, "run", lambda server: started.append(server.config.host))
+    if starts:
+        main.serve(chosen)
+    else:
+        with pytest.raises(BadRequest, match="OVERTONE_KEYS_FILE"):
+            main.serve(chosen)
+    assert started == [host] * starts
+
+
+def test_compose_publishes_no_port_beyond_this_machine_while_it_requires_no_keys():
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["overtone"]
+    assert service["environment"]["OVERTONE_REQUIRE_KEYS"] == "false"
+    assert all(str(port).startswith("127.0.0.1:") for port in service["ports"])

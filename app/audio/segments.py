@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.audio.decode import SILENT_DBFS
 from app.audio.files import Samples
+from app.audio.levels import SILENT_DBFS
 from app.audio.voice_activity import FRAME, RATE, speech_probabilities
 
 FRAMES_PER_SECOND = RATE / FRAME

@@ -14,7 +14,7 @@ _WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
 _MARKS = re.compile(r"^[^\w\s]+")
 _COMPARED = 16  # words on either side: more than 2 s hold
 _STRAY = 3  # words that one side may have beyond those in common: what a cut left of a word, or made of it
-_ALIKE = 0.75  # of the letters of two words that are heard as one
+_ALIKE = 0.82  # of the letters of two words that are heard as one
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _common(tail: list[_Word], head: list[_Word], last: int, first: int) -> tupl
 def _same(one: str, other: str) -> bool:
     if one == other:
         return True
-    return min(len(one), len(other)) >= 4 and SequenceMatcher(None, one, other).ratio() >= _ALIKE
+    return min(len(one), len(other)) >= 5 and SequenceMatcher(None, one, other).ratio() >= _ALIKE
 
 
 def _words(text: str) -> Iterator[_Word]:

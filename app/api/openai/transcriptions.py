@@ -204,7 +204,7 @@ async def create_transcription(
 def _answer(
     form: TranscriptionForm,
     heard: Heard,
-    told: OvertoneDetails,
+    told: OvertoneDetails | None,
     windows: Sequence[Window],
     said: Sequence[Said],
 ) -> Response:

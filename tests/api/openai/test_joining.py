@@ -27,9 +27,9 @@ def overlapping(draw: st.DrawFn, words: list[str], least: int) -> tuple[list[str
     return said, end, draw(st.integers(max(0, end - 9), end - least))
 
 
-@given(overlapping(WORDS, 2), st.integers(0, 3), st.integers(0, 3), st.sampled_from(["", ".", "…", ","]))
+@given(overlapping(WORDS, 4), st.integers(0, 3), st.integers(0, 3), st.sampled_from(["", ".", "…", ","]))
 def test_no_word_stands_twice_or_is_lost(drawn: tuple[list[str], int, int], more: int, less: int, mark: str) -> None:
-    """The first text may end in a fragment of the next word, the second begin with one of the word before."""
+    """Four words and more in 2 s. The first text may end in a fragment of the next word, the second begin with one."""
     said, end, start = drawn
     before = said[:end] + ([said[end][:more]] if 0 < more < len(said[end]) else [])
     after = ([said[start - 1][-less:]] if start and 0 < less < len(said[start - 1]) else []) + said[start:]

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from app.access.caller import OPERATOR, Caller
-from app.audio.decode import Limits, Receipt
+from app.audio.cut_receipt import CutReceipt
+from app.audio.decode import Limits
 from app.audio.pool import Decoder, DecodingPool, preload
 from app.engine.engine import Engine
 from app.engine.grammar import Grammar
@@ -167,13 +168,15 @@ class Service:
         self.clip_readers.close()
         self.decoders.close()
 
-    def hear(self, data: bytes, filename: str | None = None) -> tuple[Receipt, list[Clip]]:
-        """Decode a recording and cut it into clips. Blocking: run it on a worker thread.
+    def hear(
+        self, data: bytes, filename: str | None = None, *, transcript: bool = False
+    ) -> tuple[CutReceipt, list[Clip]]:
+        """Decode a recording and cut it into clips; ``transcript``: as `FeatureExtractor.cut` has it.
 
         What is kept of encoded clips is the tenant's own: another's answer is never the quicker for it.
         Raises AudioError, TooLarge or BadRequest.
         """
-        receipt, packed = self.clip_readers.run(data, filename)
+        receipt, packed = self.clip_readers.run(data, filename, transcript=transcript)
         tenant = self.registry.caller.tenant or ""
         clips = [clip.unpack(self.features) for clip in packed]
         return receipt, [replace(clip, key=f"{tenant}:{clip.key}") for clip in clips]

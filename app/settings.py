@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     request_seconds: float = Field(300.0, gt=0, description="deadline of one request")
     drain_seconds: float = Field(30.0, ge=0, description="time for running requests after SIGTERM")
 
-    long_audio: Literal["split", "reject"] = Field("split", description="clips longer than the window")
+    long_audio: Literal["split", "reject"] = Field(
+        "split", description="recordings longer than the window: cut in their pauses, or refused"
+    )
     max_audio_seconds: float = Field(600.0, gt=0, description="longest recording accepted")
     max_decode_seconds: float = Field(10.0, gt=0, description="CPU time for decoding one recording")
     max_upload_mb: int = Field(64, ge=1, description="largest request body, adapters and data sets aside")

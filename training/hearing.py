@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.audio.decode import Limits
+from app.audio.segments import Cut
 from app.model.base import LoadedModel
 from app.model.features import Clip, FeatureExtractor
 from app.model.tower import run_tower
@@ -49,6 +50,7 @@ class Hearing:
         self._tower_trained = tower_trained
         self._cache = cache / sha256(f"{loaded.spec.fingerprint}:{loaded.dtype}".encode()).hexdigest()[:16]
         self._heard: dict[Sound, tuple[HeardClip, ...]] = {}
+        self._cuts: dict[Sound, Cut] = {}
 
     def hear(self, sounds: Sequence[Sound]) -> list[tuple[HeardClip, ...]]:
         """The clips of each recording, encoded and cached where the tower is frozen.
@@ -93,7 +95,9 @@ class Hearing:
     def clips(self, sound: Sound) -> list[Clip]:
         """The clips of one recording with their features."""
         recording = decode_sound(sound, rate=self.features.sample_rate, limits=self._limits)
-        return self.features.clips(recording)
+        if sound not in self._cuts:
+            self._cuts[sound] = self.features.cut(recording)
+        return self.features.clips_of(recording, self._cuts[sound])
 
     def tower_output(self, clips: Sequence[HeardClip]) -> list[torch.Tensor]:
         """The tower's output of each clip, [audio tokens, tower width]; with gradients where it is trained."""

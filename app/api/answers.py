@@ -37,6 +37,13 @@ class Usage(BaseModel):
     completion_tokens: int = Field(examples=[5])
 
 
+class HeardSegment(BaseModel):
+    """A part of the recording that became one clip, in seconds."""
+
+    start: float = Field(examples=[0.0])
+    end: float = Field(examples=[2.94])
+
+
 class AudioReceipt(BaseModel):
     """What was heard of one recording. Levels: 1.0 is full scale."""
 
@@ -53,6 +60,8 @@ class AudioReceipt(BaseModel):
     warnings: list[str] = Field(examples=[[]])
     track: int = Field(1, description="the audio track that was used", examples=[1])
     tracks: int = Field(1, description="audio tracks in the file", examples=[1])
+    segments: list[HeardSegment] = Field(description="one per clip, in order; what lies between was skipped")
+    skipped_seconds: float = Field(description="long silence that was not sent to the model", examples=[0.0])
 
 
 class Timings(BaseModel):

@@ -53,7 +53,7 @@ async def generate(
     ```
 
     Recordings may be wav, flac, ogg, opus, mp3, m4a, mp4 or webm, at any rate; the receipt in `audio` tells
-    what was heard. Longer ones than the model's window are cut into consecutive clips, never short.
+    what was heard. Longer ones than the model's window are cut in their pauses; long silence is left out.
     When the client disconnects, the work stops.
     """
     form.turns()  # refuse what is wrong before the work begins

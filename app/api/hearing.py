@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import UploadFile
 
 from app.api.state import AppState
-from app.audio.decode import Receipt
+from app.audio.cut_receipt import CutReceipt
 from app.errors import TooLarge
 from app.model.features import Clip
 from app.model.prompt import too_long
@@ -20,7 +20,7 @@ class Heard:
     """The recordings of one request: clips and receipt of each, and the seconds that it took."""
 
     clips: list[list[Clip]]
-    receipts: list[Receipt]
+    receipts: list[CutReceipt]
     took_s: float
 
     @property
@@ -36,22 +36,23 @@ async def hear(
     *,
     room: int | None = None,
     seconds: float | None = None,
+    transcript: bool = False,
 ) -> Heard:
-    """Decode recordings and extract their features, one after the other.
+    """Decode recordings, cut them and extract their features, one after the other.
 
     ``room``: tokens of the one prompt that is to hold them all; ``seconds``: that they may last together. Beyond
-    either, no further recording is decoded.
+    either, no further recording is decoded. ``transcript``: as `FeatureExtractor.cut` has it.
     Raises AudioError, TooLarge, BadRequest, PromptTooLong or QueueFull.
     """
     service.engine.refuse_if_full(state.preparing)  # before the work, and after the body that took its time
     begun = time.monotonic()
     state.preparing += 1
-    heard: list[tuple[Receipt, list[Clip]]] = []
+    heard: list[tuple[CutReceipt, list[Clip]]] = []
     tokens, lasted = 0, 0.0
     try:
         for upload in uploads:
-            heard.append(await to_thread.run_sync(_hear_one, service, upload, limiter=state.ears))
-            lasted += heard[-1][0].seconds_used
+            heard.append(await to_thread.run_sync(_hear_one, service, upload, transcript, limiter=state.ears))
+            lasted += heard[-1][0].seconds_used + heard[-1][0].skipped_seconds
             if seconds is not None and lasted > seconds:
                 raise TooLarge(
                     f"The first {len(heard)} of {len(uploads)} recordings last {lasted:.0f} s, and one request may "
@@ -66,6 +67,6 @@ async def hear(
     return Heard([clips for _, clips in heard], [receipt for receipt, _ in heard], time.monotonic() - begun)
 
 
-def _hear_one(service: Service, upload: UploadFile) -> tuple[Receipt, list[Clip]]:
+def _hear_one(service: Service, upload: UploadFile, transcript: bool) -> tuple[CutReceipt, list[Clip]]:
     """Reads from the spooled file here, so that bytes wait on disk, not in memory, for their turn."""
-    return service.hear(upload.file.read(), upload.filename)
+    return service.hear(upload.file.read(), upload.filename, transcript=transcript)

@@ -26,7 +26,7 @@ from app.errors import AudioError, EngineFault, OvertoneError, TooLarge
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Work = Callable[[bytes, str | None], T]
+Work = Callable[..., T]  # of the bytes of a recording, its name, and named options
 
 MEMORY_BYTES = 1 << 30  # private memory of a worker beyond what it has at its start
 _PRELOADED = [
@@ -87,8 +87,8 @@ class DecodingPool(Generic[T]):
         for _ in range(size):
             self._places.put(None)
 
-    def run(self, data: bytes, filename: str | None = None) -> T:
-        """The result of ``work``. Blocks while all workers are busy; safe to call from any thread.
+    def run(self, data: bytes, filename: str | None = None, **options: Any) -> T:
+        """The result of ``work``, given ``options`` too. Blocks while all workers are busy; any thread may call it.
 
         Raises what ``work`` raised, AudioError when the worker died of this recording, and TooLarge when it took
         more memory or time than a worker has.
@@ -96,7 +96,7 @@ class DecodingPool(Generic[T]):
         worker = self._places.get()
         try:
             worker = worker or self._start()
-            result = self._ask(worker, data, filename)
+            result = self._ask(worker, data, filename, options)
         except BaseException:
             if worker is not None:
                 worker.stop()
@@ -151,10 +151,10 @@ class DecodingPool(Generic[T]):
         there.close()
         return _Worker(process, here)
 
-    def _ask(self, worker: _Worker, data: bytes, filename: str | None) -> Any:
+    def _ask(self, worker: _Worker, data: bytes, filename: str | None, options: dict[str, Any]) -> Any:
         named = f" ({filename[:80]!r})" if filename else ""
         try:
-            worker.connection.send(filename)
+            worker.connection.send((filename, options))
             worker.connection.send_bytes(data)
             if not worker.connection.poll(_WALL_FACTOR * self._cpu_seconds):
                 raise TooLarge(_too_slow(named))
@@ -203,22 +203,22 @@ def _serve(connection: Connection, work: Work[Any], cpu_seconds: float) -> None:
     _restrict(connection)
     while True:
         try:
-            filename, data = connection.recv(), connection.recv_bytes()
+            (filename, options), data = connection.recv(), connection.recv_bytes()
         except (EOFError, ConnectionError):
             return
         _limit_cpu(cpu_seconds)
         try:
-            answer = pickle.dumps(_answer(work, data, filename), protocol=5)
+            answer = pickle.dumps(_answer(work, data, filename, **options), protocol=5)
             connection.send_bytes(answer)
         except ConnectionError:
             return
 
 
-def _answer(work: Work[Any], data: bytes, filename: str | None) -> Any:
+def _answer(work: Work[Any], data: bytes, filename: str | None, **options: Any) -> Any:
     import traceback
 
     try:
-        return work(data, filename)
+        return work(data, filename, **options)
     except OvertoneError as error:
         return error
     except MemoryError:
@@ -240,6 +240,9 @@ def _warm_up(work: Work[Any]) -> None:
     import numpy as np
     import soundfile
 
+    from app.audio.segments import warm_up
+
+    warm_up()
     file = io.BytesIO()
     soundfile.write(file, np.zeros(40 * 8000, np.int16), 8000, format="WAV")
     for data in (file.getvalue(), b"not audio"):

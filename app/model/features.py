@@ -1,13 +1,15 @@
 """From a recording to clips: log-mel features cut to the encoder's window."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from app.audio.decode import Limits, Receipt, Recording, decode
+from app.audio.cut_receipt import CutReceipt, receipt_of
+from app.audio.decode import Limits, Recording, decode
+from app.audio.segments import Cut, Span, cut, is_silent
 from app.errors import BadRequest
 
 
@@ -41,26 +43,37 @@ class FeatureExtractor:
         self.window_seconds: float = self._extract.n_samples / self.sample_rate
 
     def clips(self, recording: Recording) -> list[Clip]:
-        """Consecutive clips of at most one window that together hear the whole recording.
+        """The clips of a recording, in order. Raises BadRequest as `cut` does."""
+        return self.clips_of(recording, self.cut(recording))
 
+    def cut(self, recording: Recording, *, transcript: bool = False) -> Cut:
+        """Spans of at most one window that together hold all that sounds in the recording. Blocking.
+
+        With ``transcript``, for spans that are transcribed one by one: they overlap where there is no pause to cut in,
+        and a silent recording has none.
         Raises BadRequest for audio longer than the window when long audio is to be rejected.
         """
-        windows = self._windows(recording.samples)
-        if len(windows) > 1 and self._long_audio == "reject":
+        length, window = len(recording.samples), self._extract.n_samples
+        if length > window and self._long_audio == "reject":
             raise BadRequest(
-                f"The audio lasts {len(recording.samples) / self.sample_rate:.1f} s; this server hears "
+                f"The audio lasts {length / self.sample_rate:.1f} s; this server hears "
                 f"{self.window_seconds:g} s at most. Send a shorter clip, or set OVERTONE_LONG_AUDIO=split."
             )
-        return [self.clip(window, f"{recording.sha256}:{index}") for index, window in enumerate(windows)]
+        if length <= window:
+            silent = transcript and recording.receipt.silent and is_silent(recording.samples)
+            return Cut((), (Span(0, length),)) if silent else Cut((Span(0, length),))
+        return cut(recording.samples, window, transcript=transcript)
+
+    def clips_of(self, recording: Recording, cut: Cut) -> list[Clip]:
+        """A clip for each span; its key names exactly its samples."""
+        samples, sha256 = recording.samples, recording.sha256
+        if cut.spans == (Span(0, len(samples)),):
+            return [self.clip(samples, f"{sha256}:0")]
+        return [self.clip(samples[one.start : one.end], f"{sha256}:{one.start}-{one.end}") for one in cut.spans]
 
     def seconds(self, clip: Clip) -> float:
         """How long a clip lasts, to a frame."""
         return clip.frames * self.hop / self.sample_rate
-
-    def _windows(self, samples: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        """Cut evenly, so that the last clip is never too short to be encoded."""
-        count = max(1, -(-len(samples) // self._extract.n_samples))
-        return np.array_split(samples, count)
 
     def clip(self, samples: npt.NDArray[np.float32], key: str) -> Clip:
         """Mono float32 samples [n], at most a window long, as the tower takes them."""
@@ -114,9 +127,14 @@ class ClipReader:
     features: FeatureExtractor
     limits: Limits
 
-    def __call__(self, data: bytes, filename: str | None) -> tuple[Receipt, list[PackedClip]]:
-        """The receipt and the clips. Raises AudioError, TooLarge or BadRequest."""
+    def __call__(
+        self, data: bytes, filename: str | None, transcript: bool = False
+    ) -> tuple[CutReceipt, list[PackedClip]]:
+        """The receipt and the clips; ``transcript``: as `FeatureExtractor.cut` has it.
+
+        Raises AudioError, TooLarge or BadRequest.
+        """
         recording = decode(data, rate=self.features.sample_rate, limits=self.limits, filename=filename)
-        clips = self.features.clips(recording)
-        used = len(recording.samples) / recording.sample_rate
-        return replace(recording.receipt, seconds_used=round(used, 3)), [PackedClip.of(clip) for clip in clips]
+        cut = self.features.cut(recording, transcript=transcript)
+        receipt = receipt_of(recording.receipt, cut, len(recording.samples), recording.sample_rate)
+        return receipt, [PackedClip.of(clip) for clip in self.features.clips_of(recording, cut)]

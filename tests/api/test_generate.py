@@ -1,14 +1,18 @@
 import asyncio
 import gc
+import itertools
 import json
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
 import pytest
+import torch
 
 from app.api import sse
 from app.model.features import Clip
 from tests.api.conftest import Running, ask, audio, events_of, until, wav
+from tests.audio.speech import RATE, piece, silence
 from tests.support import tone
 
 
@@ -100,6 +104,50 @@ async def test_several_recordings_have_several_receipts(client: httpx.AsyncClien
     answer = (await client.post("/generate", data={"max_new_tokens": "4"}, files=files)).json()
     assert [receipt["container"] for receipt in answer["audio"]] == ["WAV", "FLAC"]
     assert answer["audio"][1]["seconds_used"] == 3.0  # longer than the two-second window: split, not cut
+
+
+async def test_the_receipt_says_where_a_long_recording_was_cut_and_what_was_skipped(client: httpx.AsyncClient) -> None:
+    """Two words and a long silence, over a window of two seconds; `/compare` says the same."""
+    word = piece("cards-003")
+    samples = np.concatenate([silence(8), word, silence(0.6), word, silence(9)])
+    fields = {"max_new_tokens": "4", "adapters": "base"}
+    (receipt,) = (await client.post("/generate", data={"max_new_tokens": "4"}, files=audio(wav(samples)))).json()[
+        "audio"
+    ]
+    first, second = receipt["segments"]
+    spoken = (8 + len(word) / RATE, 8 + len(word) / RATE + 0.6)
+    assert 7 < first["start"] < 8
+    assert spoken[0] < first["end"] == second["start"] < spoken[1]
+    assert receipt["skipped_seconds"] == pytest.approx(first["start"] + len(samples) / RATE - second["end"], abs=2e-3)
+    assert receipt["seconds"] == pytest.approx(receipt["seconds_used"] + receipt["skipped_seconds"], abs=2e-3)
+    assert [warning for warning in receipt["warnings"] if "of silence were skipped: 0.0-" in warning]
+    compared = (await client.post("/compare", data=fields, files=audio(wav(samples)))).json()["answers"][0]
+    assert compared["audio"] == [receipt]
+    (short,) = (await ask(client))["audio"]
+    assert (short["segments"], short["skipped_seconds"], short["warnings"]) == ([{"start": 0.0, "end": 0.5}], 0.0, [])
+
+
+async def test_a_cut_into_speech_is_told(client: httpx.AsyncClient) -> None:
+    samples = np.tile(piece("librivox-0920"), 2)
+    (receipt,) = (await client.post("/generate", data={"max_new_tokens": "2"}, files=audio(wav(samples)))).json()[
+        "audio"
+    ]
+    assert receipt["seconds_used"] == receipt["seconds"] == receipt["segments"][-1]["end"]
+    for one, other in itertools.pairwise(receipt["segments"]):
+        assert one["end"] == other["start"]
+    assert any("a word may be cut" in warning for warning in receipt["warnings"])
+
+
+async def test_another_cut_of_the_same_recording_is_not_taken_for_it(client: httpx.AsyncClient) -> None:
+    """Transcriptions overlap where prompts do not: clips of the same number hold other sounds."""
+    samples = np.tile(piece("librivox-0920"), 2)
+    service = client.app.state.overtone.service  # type: ignore[attr-defined]
+    whole = [await asyncio.to_thread(service.hear, wav(samples), transcript=flag) for flag in (False, True)]
+    (_, clips), (_, overlapping) = whole
+    known = {clip.key: clip for clip in clips}
+    assert any(clip.key not in known for clip in overlapping)
+    for clip in overlapping:
+        assert clip.key not in known or torch.equal(known[clip.key].mel, clip.mel)
 
 
 @pytest.mark.parametrize("adapters", [["base,alpha,alpha:0.5+beta:0.5"], ["base", "alpha", "alpha:0.5+beta:0.5"]])

@@ -100,9 +100,11 @@ def test_clips_are_the_features_of_the_extractor_over_the_whole_window():
     pool = DecodingPool(ClipReader(features, LIMITS), 1, cpu_seconds=10.0)
     for data in (*(file.read_bytes() for file in HUMAN), _wav(25.0), _wav(0.11)):
         samples = decode(data, rate=16000, limits=LIMITS).samples
-        _, packed = pool.run(data)
+        receipt, packed = pool.run(data)
         clips = [clip.unpack(features) for clip in packed]
-        windows = np.array_split(samples, len(clips))
+        windows = [samples[round(16000 * one.start) : round(16000 * one.end)] for one in receipt.segments]
+        if receipt.segments[-1].end >= receipt.seconds:  # which is rounded to milliseconds
+            windows[-1] = samples[round(16000 * receipt.segments[-1].start) :]
         for clip, window in zip(clips, windows, strict=True):
             wanted = processor.feature_extractor(
                 window, sampling_rate=16000, return_attention_mask=True, padding="max_length", return_tensors="pt"

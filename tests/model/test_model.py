@@ -36,6 +36,15 @@ def test_long_audio_is_split_and_wholly_heard(loaded, seconds):
     assert len({clip.key for clip in clips}) == len(clips)
 
 
+def test_what_fits_the_window_is_sent_as_it_is(loaded):
+    """No cut, no skip, and the key that it always had: encoded clips on disk stay known."""
+    for wave in (tone(300, 0.1), tone(300, 2.0), np.zeros(32_000, np.float32)):
+        heard = recording(wave)
+        (clip,) = FeatureExtractor(loaded.processor).clips(heard)
+        assert clip.key == f"{heard.sha256}:0"
+        assert torch.equal(clip.mel, FeatureExtractor(loaded.processor).clip(wave, "").mel)
+
+
 def test_long_audio_is_refused_where_that_is_set(loaded):
     extractor = FeatureExtractor(loaded.processor, "reject")
     assert len(extractor.clips(recording(tone(300, 2.0)))) == 1

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from peft import PeftModel
 
@@ -12,7 +14,10 @@ from app.model.base import load
 from app.model.prompt import Message, PromptRenderer
 from app.service import Service
 from app.settings import Settings
+from tests.audio.speech import NAMES, piece, silence
+from tests.sounds import wav
 from training.answers import Answerer
+from training.data.rows import Sound
 from training.examples import Example
 from training.forward import Forward
 from training.hearing import Hearing
@@ -38,3 +43,26 @@ def test_service_and_trainer_answer_alike(
             assert last.text.strip() == answer
     finally:
         service.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.5, 7.0])
+def test_service_and_trainer_cut_long_recordings_alike(
+    hearing: Hearing, model_folder: Path, tmp_path: Path, pause: float
+) -> None:
+    """Without a pause, with short ones and with long ones; the window is two seconds."""
+    samples = np.concatenate([part for name in NAMES[:6] for part in (piece(name), silence(pause))])
+    data = wav(samples)
+    settings = Settings(model=str(model_folder), adapters=tmp_path / "registry", device="cpu", kv_gb=0.05)
+    service = Service.open(settings)
+    try:
+        receipt, clips = service.hear(data)
+    finally:
+        service.close()
+    sound = Sound("long.wav", data=data)
+    trained = hearing.clips(sound)
+    assert len(clips) == len(receipt.segments) > 3
+    assert [f":{clip.key}" for clip in trained] == [clip.key for clip in clips]  # before it, the service has a tenant
+    assert all(torch.equal(ours.mel, theirs.mel) for ours, theirs in zip(trained, clips, strict=True))
+    (heard,) = hearing.hear([sound])
+    assert [(one.key, one.tokens) for one in heard] == [(clip.key, clip.tokens) for clip in trained]
+    assert (receipt.skipped_seconds > 0) == (pause > 5)

@@ -84,7 +84,7 @@ def _sounds(
         told = [f"{places[sound]}: {broken[sound]}" for sound in some]
         names = [sound.name for sound in some]
         yield Finding("unreadable", "error", len(broken), "recordings cannot be read", told, True, names)
-    long_words = "each is cut into windows" if long_audio == "split" else "shorten them"
+    long_words = "each is cut in its pauses" if long_audio == "split" else "shorten them"
     checks: list[tuple[str, Severity, str, Callable[[Heard], bool]]] = [
         ("silent", "error", "recordings are silent", lambda one: one.silent),
         (

@@ -1,6 +1,7 @@
 """`POST /v1/audio/transcriptions`: a recording to text, one window of the model after the other.
 
-All windows are asked at once and share a batch; their texts are joined in order.
+All windows are asked at once and share a batch; their texts are joined in order, and where two windows overlap, at the
+words that both have.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
@@ -17,20 +19,20 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from app.api.admission import AskingRoute
 from app.api.forms import Text
 from app.api.generate import CLIENT_CLOSED_REQUEST
-from app.api.hearing import hear
+from app.api.hearing import Heard, hear
 from app.api.openai.details import OvertoneDetails, details_of, headers
 from app.api.openai.errors import documented, error_body
 from app.api.openai.fields import Neutral, OpenAIFields
+from app.api.openai.joining import Joined, join, seam
 from app.api.openai.languages import language_of, prompt_in
 from app.api.openai.models import shares_of
 from app.api.openai.requests import Inform, ModelName, Seed, Temperature, seed_or_random
+from app.api.openai.subtitles import srt, vtt
 from app.api.openai.transcripts import (
     DurationUsage,
-    Joined,
     Segment,
     Transcription,
     VerboseTranscription,
-    join,
     usage_of,
 )
 from app.api.problems import InvalidFields
@@ -86,7 +88,7 @@ class TranscriptionForm(OpenAIFields):
     language: str | None = Field(
         None, max_length=100, description="of the speech: `de`, `de-AT`, `deu` or `german`; the default prompt names it"
     )
-    response_format: Literal["json", "text", "verbose_json"] = "json"
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Temperature = 0.0
     seed: Seed | None = None
     stream: bool = False
@@ -135,10 +137,14 @@ class TranscriptionForm(OpenAIFields):
 
 @dataclass(frozen=True)
 class Window:
-    """One clip's part of the recording, in seconds, and the ticket that transcribes it."""
+    """One clip's part of the recording, in seconds, and the ticket that transcribes it.
+
+    ``overlaps``: its sound begins with the end of the window before; the time is shared out evenly.
+    """
 
     start: float
     end: float
+    overlaps: bool
     ticket: Ticket
 
 
@@ -147,7 +153,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Transcription | VerboseTranscription,
         "description": "With `stream`, events `transcript.text.delta`, `transcript.text.done`, then `[DONE]`.",
-        "content": {"text/plain": {"example": "go forward ten meters\n"}, "text/event-stream": {}},
+        "content": {
+            "text/plain": {"example": "go forward ten meters\n"},
+            "application/x-subrip": {"example": "1\n00:00:00,000 --> 00:00:02,786\ngo forward ten meters\n"},
+            "text/vtt": {"example": "WEBVTT\n\n00:00:00.000 --> 00:00:02.786\ngo forward ten meters\n"},
+            "text/event-stream": {},
+        },
     },
     **documented(400, 401, 404, 408, 413, 429, 500, 503, 504),
 }
@@ -166,20 +177,18 @@ async def create_transcription(
     ```sh
     curl localhost:8000/v1/audio/transcriptions -F model=base -F file=@clip.wav
     curl localhost:8000/v1/audio/transcriptions -F model=base -F file=@talk.mp3 -F response_format=verbose_json
+    curl localhost:8000/v1/audio/transcriptions -F model=base -F file=@talk.mp3 -F response_format=srt
     ```
     """
     shares = await asyncio.to_thread(shares_of, service, form.model)
-    heard = await hear(state, service, [form.file])
+    heard = await hear(state, service, [form.file], transcript=True)
     told = details_of(heard, form.notices(shares))
-    own = headers(told)
-    windows, start = [], 0.0
-    for clip in heard.clips[0]:
-        end = min(start + service.features.seconds(clip), heard.seconds)  # frames round up
-        question = _question(form, shares, clip, end - start, heard.took_s)
-        windows.append(Window(start, end, await desk.submit(question)))
-        start = end
+    windows = []
+    for clip, (start, end, overlaps) in zip(heard.clips[0], _times(heard), strict=True):
+        question = _question(form, shares, clip, service.features.seconds(clip), heard.took_s)
+        windows.append(Window(start, end, overlaps, await desk.submit(question)))
     if form.stream:
-        return event_stream(_events(windows, told), headers=own)
+        return event_stream(_events(windows, told), headers=headers(told))
     try:
         ends = await unless_gone(http, *(window.ticket.whole() for window in windows))
     except Disconnected:
@@ -189,23 +198,50 @@ async def create_transcription(
         if isinstance(ended, BaseException):
             raise ended
         said.append(ended)
-    text = join(done.text for _, done in said)
+    return _answer(form, heard, told, windows, said)
+
+
+def _answer(
+    form: TranscriptionForm,
+    heard: Heard,
+    told: OvertoneDetails | None,
+    windows: Sequence[Window],
+    said: Sequence[Said],
+) -> Response:
+    own = headers(told)
+    segments = _segments(form, windows, said)
+    text = join(segment.text for segment in segments)
     if form.response_format == "text":
         return PlainTextResponse(f"{text}\n", headers=own)
+    if form.response_format == "srt":
+        return PlainTextResponse(srt(segments), headers=own, media_type="application/x-subrip; charset=utf-8")
+    if form.response_format == "vtt":
+        return PlainTextResponse(vtt(segments), headers=own, media_type="text/vtt")
     if form.response_format == "json":
         answer = Transcription(text=text, usage=usage_of([done for _, done in said]), overtone=told)
         return JSONResponse(answer.model_dump(), headers=own)
-    segments = [_segment(form, number, *pair) for number, pair in enumerate(zip(windows, said, strict=True))]
-    usage = DurationUsage(seconds=heard.seconds)
+    (receipt,) = heard.receipts
+    seconds = round(receipt.seconds_used + receipt.skipped_seconds, 3)
     verbose = VerboseTranscription(
         language=form.language or "unknown",
-        duration=heard.seconds,
+        duration=seconds,
         text=text,
         segments=segments,
-        usage=usage,
+        usage=DurationUsage(seconds=seconds),
         overtone=told,
     )
     return JSONResponse(verbose.model_dump(), headers=own)
+
+
+def _times(heard: Heard) -> list[tuple[float, float, bool]]:
+    """Start and end of each window in seconds, in order and disjoint; whether its sound overlaps the window before."""
+    segments = heard.receipts[0].segments
+    meets = [(one.end + other.start) / 2 if other.start < one.end else None for one, other in pairwise(segments)]
+    starts, ends = [None, *meets], [*meets, None]
+    return [
+        (segment.start if start is None else start, segment.end if end is None else end, start is not None)
+        for segment, start, end in zip(segments, starts, ends, strict=False)
+    ]
 
 
 def _question(
@@ -218,39 +254,92 @@ def _question(
     return Question(messages, shares, sampling, heard_s, seconds, fit=True)
 
 
-def _segment(form: TranscriptionForm, number: int, window: Window, said: Said) -> Segment:
-    tokens, done = said
+def _segments(form: TranscriptionForm, windows: Sequence[Window], said: Sequence[Said]) -> list[Segment]:
+    """A segment for each window, without what the window before says as well."""
+    texts = [done.text for _, done in said]
+    starts, ends, marks = [0] * len(texts), [len(text) for text in texts], [""] * len(texts)
+    for number, window in enumerate(windows):
+        if window.overlaps:
+            before = number - 1
+            found = seam(texts[before][starts[before] :], texts[number])
+            ends[before], marks[before], starts[number] = starts[before] + found.end, found.marks, found.start
+    return [
+        _segment(form, number, window, text[start:end] + mark, _between(tokens, text, start, end))
+        for number, (window, (tokens, _), text, start, end, mark) in enumerate(
+            zip(windows, said, texts, starts, ends, marks, strict=True)
+        )
+    ]
+
+
+def _between(tokens: Sequence[Token], text: str, start: int, end: int) -> list[Token]:
+    """The tokens of a text that have a part between two of its characters."""
+    kept, place = [], 0
+    for token in tokens:
+        after = place + len(token.text)
+        if (after > start or start == 0) and (place < end or end == len(text)):
+            kept.append(token)
+        place = after
+    return kept
+
+
+def _segment(form: TranscriptionForm, number: int, window: Window, text: str, tokens: Sequence[Token]) -> Segment:
     logprobs = [token.logprobs.chosen for token in tokens if token.logprobs]
-    text = done.text.encode()
+    data = text.encode()
     return Segment(
         id=number,
         seek=round(window.start * FRAMES_PER_SECOND),
         start=round(window.start, 3),
         end=round(window.end, 3),
-        text=done.text,
+        text=text,
         tokens=[token.id for token in tokens if token.id is not None],
         temperature=form.temperature,
         avg_logprob=sum(logprobs) / len(logprobs) if logprobs else 0.0,
-        compression_ratio=len(text) / len(zlib.compress(text)),
+        compression_ratio=len(data) / len(zlib.compress(data)),
     )
 
 
 async def _events(windows: Sequence[Window], told: OvertoneDetails | None) -> AsyncIterator[str]:
     """The windows in order; the later ones are on their way meanwhile. Deltas join to the text of `done`."""
     ends: list[Done] = []
-    joined = Joined()
+    text, joined = "", Joined()
     try:
-        for window in windows:
-            joined.next_window()
-            async for said in window.ticket.events():
-                if isinstance(said, Done):
-                    ends.append(said)
-                elif delta := joined.push(said.text):
-                    yield message({"type": "transcript.text.delta", "delta": delta})
-        usage = usage_of(ends).model_dump()
-        text = join(done.text for done in ends)
+        async for begins, piece in _pieces(windows, ends):
+            if begins:
+                joined.next_window()
+            if delta := joined.push(piece):
+                text += delta
+                yield message({"type": "transcript.text.delta", "delta": delta})
         beside = {"overtone": told.model_dump()} if told else {}
+        usage = usage_of(ends).model_dump()
         yield message({"type": "transcript.text.done", "text": text, "usage": usage, **beside})
     except OvertoneError as error:
         yield message(error_body(error))
     yield DONE
+
+
+async def _pieces(windows: Sequence[Window], ends: list[Done]) -> AsyncIterator[tuple[bool, str]]:
+    """Text as it comes, and whether it begins a window; ``ends`` gathers their ends.
+
+    A window that overlaps another comes whole, once it is known where their texts meet.
+    """
+    before = ""
+    for window, later in zip_longest(windows, windows[1:]):
+        overlapped = later is not None and later.overlaps
+        if not window.overlaps and not overlapped:
+            begins = True
+            async for said in window.ticket.events():
+                if isinstance(said, Done):
+                    ends.append(said)
+                else:
+                    yield begins, said.text
+                    begins = False
+            continue
+        ends.append(await window.ticket.done())
+        text = ends[-1].text
+        if window.overlaps:
+            found = seam(before, text)
+            yield True, before[: found.end] + found.marks
+            text = text[found.start :]
+        before = text
+        if not overlapped:
+            yield True, text

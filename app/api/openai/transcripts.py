@@ -1,6 +1,6 @@
-"""The answers of `/v1/audio/transcriptions` as the client reads them, and how the texts of windows become one."""
+"""The answers of `/v1/audio/transcriptions` as the client reads them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -74,34 +74,3 @@ def usage_of(ends: Sequence[Done]) -> TokenUsage:
     return TokenUsage(
         input_tokens=prompt, output_tokens=output, total_tokens=prompt + output, input_token_details=details
     )
-
-
-def join(texts: Iterable[str]) -> str:
-    """The texts of consecutive windows as one."""
-    return " ".join(text.strip() for text in texts if text.strip())
-
-
-class Joined:
-    """`join` piece by piece: white space is held back until something follows it in its window."""
-
-    def __init__(self) -> None:
-        self._pending = ""
-        self._said = False
-        self._fresh = True
-
-    def next_window(self) -> None:
-        self._pending, self._fresh = "", True
-
-    def push(self, piece: str) -> str:
-        """Take a piece of the window's text; what can be said of it now."""
-        whole = self._pending + piece
-        if self._fresh:
-            whole = whole.lstrip()
-        words = whole.rstrip()
-        self._pending = whole[len(words) :]
-        if not words:
-            return ""
-        if self._fresh and self._said:
-            words = f" {words}"
-        self._fresh, self._said = False, True
-        return words

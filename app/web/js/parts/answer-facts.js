@@ -35,6 +35,13 @@ export function Timings({ took }) {
     </div>`;
 }
 
+const MOST_TIMES = 8;
+
+/** Where clips begin and end. @param {{start: number, end: number}[]} segments */
+const times = (segments) =>
+  segments.slice(0, MOST_TIMES).map(({ start, end }) => `${format.number(start, 1)}–${format.number(end, 1)} s`).join(", ")
+  + (segments.length > MOST_TIMES ? " …" : "");
+
 /** What was heard. @param {{receipts: any[]}} props */
 export const Receipts = ({ receipts }) => html`
   <ul class="receipts">${receipts.map((one) => html`
@@ -44,6 +51,8 @@ export const Receipts = ({ receipts }) => html`
       <span>${known(`channels.${one.channels}`, t("channels", { count: one.channels }))}</span>
       <span class="numbers">${t("receipt.seconds", { used: format.number(one.seconds_used, 2), all: format.number(one.seconds, 2) })}</span>
       <span class="numbers">${t("receipt.level", { rms: format.number(one.rms_dbfs, 1), peak: format.percent(one.peak, 0) })}</span>
+      ${one.segments.length > 1 && html`<span class="numbers">${t("receipt.clips", { count: format.number(one.segments.length), times: times(one.segments) })}</span>`}
+      ${one.skipped_seconds > 0 && html`<${Badge}>${t("receipt.skipped", { seconds: format.number(one.skipped_seconds, 1) })}<//>`}
       ${one.clipped > 0.001 && html`<${Badge} kind="warn">${t("receipt.clipped", { share: format.percent(one.clipped) })}<//>`}
       ${one.silent && html`<${Badge} kind="warn">${t("receipt.silent")}<//>`}
       ${one.warnings.map((warning) => html`<p class="warning">${warning}</p>`)}

@@ -101,6 +101,8 @@ export default {
   "receipt.level": "{rms} dBFS, peak {peak}",
   "receipt.clipped": "{share} clipped",
   "receipt.silent": "silent",
+  "receipt.clips": "cut into {count} clips: {times}",
+  "receipt.skipped": "{seconds} s of silence skipped",
   "channels.1": "mono",
   "channels.2": "stereo",
   "channels": "{count} channels",

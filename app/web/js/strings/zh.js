@@ -101,6 +101,8 @@ export default {
   "receipt.level": "{rms} dBFS，峰值 {peak}",
   "receipt.clipped": "{share} 削波",
   "receipt.silent": "静音",
+  "receipt.clips": "切成 {count} 段：{times}",
+  "receipt.skipped": "跳过 {seconds} 秒静音",
   "channels.1": "单声道",
   "channels.2": "立体声",
   "channels": "{count} 声道",

@@ -19,7 +19,28 @@ _CODECS = (
     b"A_AAC A_AC3 A_ALAC A_DTS A_EAC3 A_FLAC A_MLP A_MPEG/L2 A_MPEG/L1 A_MPEG/L3 A_MS/ACM A_OPUS A_PCM/FLOAT/IEEE"
     b" A_PCM/INT/BIG A_PCM/INT/LIT A_QUICKTIME A_TRUEHD A_TTA1 A_VORBIS A_WAVPACK4"
 ).split()
-_TAGS = (1, 2, 3, 6, 7, 0x0A, 0x11, 0x20, 0x31, 0x45, 0x50, 0x55, 0x64, 0xFF, 0x160, 0x161, 0x162, 0x163, 0x2000, 0x2001)
+_TAGS = (
+    1,
+    2,
+    3,
+    6,
+    7,
+    0x0A,
+    0x11,
+    0x20,
+    0x31,
+    0x45,
+    0x50,
+    0x55,
+    0x64,
+    0xFF,
+    0x160,
+    0x161,
+    0x162,
+    0x163,
+    0x2000,
+    0x2001,
+)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -84,7 +105,9 @@ def _cut(draw: random.Random, data: bytearray, other: bytes) -> None:
 
 def _insert(draw: random.Random, data: bytearray, other: bytes) -> None:
     place = _place(draw, data)
-    data[place:place] = draw.choice((draw.randbytes(draw.randint(1, 64)), bytes(16), b"\xff" * 16, b"ID3\4\0\0\0\0\0\7"))
+    data[place:place] = draw.choice(
+        (draw.randbytes(draw.randint(1, 64)), bytes(16), b"\xff" * 16, b"ID3\4\0\0\0\0\0\7")
+    )
 
 
 def _double(draw: random.Random, data: bytearray, other: bytes) -> None:

@@ -75,7 +75,9 @@ class Seed:
 
 def all_seeds() -> list[Seed]:
     """Every container, codec and number of channels; some combinations do not exist, see `made`."""
-    forms = [(form, codec) for table in (BY_AV, BY_SOUNDFILE) for form, codecs in table.items() for codec in codecs.split()]
+    forms = [
+        (form, codec) for table in (BY_AV, BY_SOUNDFILE) for form, codecs in table.items() for codec in codecs.split()
+    ]
     forms += [("tag", f"{tag:#06x}") for tag in TAGS]
     return [Seed(form, codec, count) for form, codec in forms for count in range(1, MOST_CHANNELS + 1)]
 

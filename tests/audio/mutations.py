@@ -10,9 +10,9 @@ _HEAD = 1_024  # bytes at either end that are hit more often: headers and indexe
 _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9 ]{2}[A-Za-z0-9 ]|\x1aE\xdf\xa3|OggS|\xff[\xf0-\xff]")
 _SMALL = (0, 1, 2, 3, 7, 8, 9, 24, 63, 64, 255, 256, 257, 65_535, 65_536)  # numbers of channels, and about them
 _NAMES = (
-    b"moov trak mdia minf stbl stsd stts stsc stsz stco co64 ctts edts elst moof traf trun tfhd mvex free mdat esds wave"
-    b" chan chnl mp4a alac fLaC Opus samr sawb sqcp sevc spex ac-3 ec-3 dtsc mlpa lpcm sowt twos in24 in32 fl32 fl64"
-    b" ima4 ulaw alaw QDM2 ms\0\x02 ms\0\x11 .mp3 agsm dvi4 pakt desc kuki data info fmt  LIST fact ds64 bext id3  COMM"
+    b"moov trak mdia minf stbl stsd stts stsc stsz stco co64 ctts edts elst moof traf trun tfhd mvex free mdat esds"
+    b" wave chan chnl mp4a alac fLaC Opus samr sawb sqcp sevc spex ac-3 ec-3 dtsc mlpa lpcm sowt twos in24 in32 fl32"
+    b" fl64 ima4 ulaw alaw QDM2 ms\0\x02 ms\0\x11 .mp3 agsm dvi4 pakt desc kuki data info fmt  LIST fact ds64 bext id3  COMM"
     b" SSND AVI  hdrl strl strh strf movi idx1 auds 01wb RIFF RIFX RF64 FORM AIFF AIFC caff OggS Xing Info VBRI"
 ).split(b" ")
 _CODECS = (

@@ -12,7 +12,8 @@ _SMALL = (0, 1, 2, 3, 7, 8, 9, 24, 63, 64, 255, 256, 257, 65_535, 65_536)  # num
 _NAMES = (
     b"moov trak mdia minf stbl stsd stts stsc stsz stco co64 ctts edts elst moof traf trun tfhd mvex free mdat esds"
     b" wave chan chnl mp4a alac fLaC Opus samr sawb sqcp sevc spex ac-3 ec-3 dtsc mlpa lpcm sowt twos in24 in32 fl32"
-    b" fl64 ima4 ulaw alaw QDM2 ms\0\x02 ms\0\x11 .mp3 agsm dvi4 pakt desc kuki data info fmt  LIST fact ds64 bext id3  COMM"
+    b" fl64 ima4 ulaw alaw QDM2 ms\0\x02 ms\0\x11 .mp3 agsm dvi4 pakt desc kuki data"
+    b" info fmt  LIST fact ds64 bext id3  COMM"
     b" SSND AVI  hdrl strl strh strf movi idx1 auds 01wb RIFF RIFX RF64 FORM AIFF AIFC caff OggS Xing Info VBRI"
 ).split(b" ")
 _CODECS = (
@@ -151,7 +152,7 @@ def _rename(draw: random.Random, data: bytearray, other: bytes) -> None:
     found = [one.start() for one in _NAME.finditer(data[:65_536])][:60]
     if found:
         place = draw.choice(found)
-        data[place : place + 4] = draw.choice(_NAMES)
+        data[place : place + 4] = draw.choice(_NAMES).ljust(4)
 
 
 _MUTATIONS: tuple[Callable[[random.Random, bytearray, bytes], None], ...] = (

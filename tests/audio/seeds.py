@@ -23,7 +23,8 @@ BY_AV = {
     "ipod": "aac alac",
     "3gp": "libopencore_amrnb aac",
     "matroska": (
-        "pcm_s16le pcm_s24le pcm_f32le pcm_f64le pcm_u8 aac flac libopus vorbis libmp3lame mp2 ac3 eac3 alac tta wavpack"
+        "pcm_s16le pcm_s24le pcm_f32le pcm_f64le pcm_u8 aac flac libopus vorbis libmp3lame mp2 ac3"
+        " eac3 alac tta wavpack"
     ),
     "webm": "libopus vorbis",
     "ogg": "libopus vorbis flac",

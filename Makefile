@@ -5,6 +5,7 @@
 #   make serve    keep the service running       make format   rewrite the code as `check` wants it
 #   make release  wheel, sdist and SBOM in dist/, tried in a clean environment
 #   make soak     ten minutes of load on a live server, and ten times more than it can take
+#   make fuzz     an hour of damaged recordings through the decoders; FUZZ_SECONDS=60 for less
 #   make audit    bandit over the code; known weaknesses of the pinned versions, from PyPI's own service
 #   make deploy-check   Dockerfile, compose file and workflow against their linters
 #   make docs     the documents as a site, in build/site
@@ -30,7 +31,11 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$python && break; done)
 
-.PHONY: demo test soak check serve format docs kernels lock lock-image release audit deploy-check
+# Seconds of `make fuzz`; FUZZ_SEED repeats an earlier run.
+FUZZ_SECONDS ?= 3600
+FUZZ_SEED ?=
+
+.PHONY: demo test soak fuzz check serve format docs kernels lock lock-image release audit deploy-check
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -42,6 +47,9 @@ test: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/overtone bench --soak 10
 	$(BIN)/overtone bench --overload 30
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.security.fuzz_audio --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED)) --keep build/fuzz
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Prometheus metrics, in a registry of their own for each app."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -9,6 +10,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.latency import Latencies
+from app.audio.pool import DecodingPool
 from app.engine.engine import Engine
 from app.engine.request import Done, Failed, Share
 from app.jobs.runner import Jobs
@@ -63,6 +65,10 @@ class Metrics:
     def watch(self, engine: Engine) -> None:
         """Read the engine's own counters at each scrape."""
         self.registry.register(_EngineCollector(engine))
+
+    def watch_decoders(self, pools: Sequence[DecodingPool[Any]]) -> None:
+        """Count at each scrape the processes that died while they decoded a recording."""
+        self.registry.register(_DecoderCollector(pools))
 
     def watch_jobs(self, jobs: Jobs) -> None:
         """Count training jobs at each scrape."""
@@ -174,6 +180,17 @@ class _EngineCollector(Collector):
             ("encoder_cache_hits", "Clips found encoded", encoder.hits),
             ("encoder_cache_misses", "Clips that had to be encoded", encoder.misses),
         )
+
+
+class _DecoderCollector(Collector):
+    """Processes that decode recordings."""
+
+    def __init__(self, pools: Sequence[DecodingPool[Any]]) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterable[Metric]:
+        crashes = sum(pool.crashes for pool in self._pools)
+        yield from _counters(("decoder_crashes", "Decoder processes that died of a recording", crashes))
 
 
 class _JobCollector(Collector):

@@ -74,6 +74,7 @@ class AppState:
             self.on_failure()
         else:
             self.metrics.watch(service.engine)
+            self.metrics.watch_decoders([service.clip_readers, service.decoders])
             if service.shared is not None:
                 self.metrics.watch_shared(service.shared)
             await asyncio.to_thread(self._open_jobs, service)

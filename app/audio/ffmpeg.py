@@ -39,6 +39,12 @@ DECODERS = frozenset([f"pcm_{kind}" for kind in _PCM.split()] + _OTHERS.split())
 # Boxes that give channels an order of the file's own, and the one that may hide them by compression. All channels
 # are mixed, so their order does not matter; a box of type `free` is passed over.
 _LAYOUT_BOXES = (b"chan", b"chnl", b"SA3D", b"iacb", b"cmov")
+_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof"})
+# How all other containers begin: their bytes are left as they are, and never opened as boxes
+_UNBOXED = (
+    *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"FORM", b".snd", b"#!AMR"),
+    *(b"0&\xb2u", b"FLV\1", b"\xff", b"G", b"\x0b\x77", b"\0\0\1\xba"),
+)
 MOST_PLANES = 7  # FFmpeg's frames end a list of eight pointers with nothing
 _TO_FLOAT = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "flt": 1.0, "dbl": 1.0}
 _AS_SOUNDFILE = {"flac": "FLAC", "mp3": "MP3", "ogg": "OGG"}  # names in receipts, whatever library decoded
@@ -153,11 +159,16 @@ def contents(data: bytes, clock: Clock) -> str | None:
 def _opened(data: bytes, clock: Clock) -> Any:
     import av
 
-    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof") or data[:4] == b"caff":
+    demuxers = DEMUXERS
+    if data.startswith(_UNBOXED) and data[4:8] not in _FIRST_BOXES:
+        demuxers = ",".join(name for name in DEMUXERS.split(",") if name not in ("mov", "caf"))
+        if data.startswith(b"FORM"):
+            data = data.replace(b"CHAN", b"ANNO")
+    else:  # also where the first box is damaged: FFmpeg recognises later ones
         for box in _LAYOUT_BOXES:
             data = data.replace(box, b"free")
     only = {
-        "format_whitelist": DEMUXERS,
+        "format_whitelist": demuxers,
         "protocol_whitelist": "none",
         "codec_whitelist": ",".join(sorted(DECODERS)),  # while it probes, too
     }
@@ -248,5 +259,6 @@ def _array(frame: Any, channels: int, *, planar: bool) -> Samples:
     if name == "u8":
         array = array.astype(np.float32) - 128
     scale = np.float32(_TO_FLOAT[name])
-    samples: Samples = array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # infinity is refused where levels are measured
+        samples: Samples = array.astype(np.float32, copy=False)
     return samples if scale == 1 else samples * scale

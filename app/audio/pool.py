@@ -75,7 +75,8 @@ class DecodingPool(Generic[T]):
     """At most ``size`` processes that run ``work``; each starts when it is first needed.
 
     ``work`` is pickled to them; it takes the bytes of a recording and its name, and may raise any OvertoneError.
-    ``cpu_seconds``: CPU time of one call.
+    ``cpu_seconds``: CPU time of one call. ``crashes``: workers that died of a recording, also those that the system
+    ended at their limit of time or memory.
     """
 
     def __init__(self, work: Work[T], size: int, cpu_seconds: float) -> None:
@@ -83,7 +84,9 @@ class DecodingPool(Generic[T]):
         self._cpu_seconds = cpu_seconds
         self._closed = False
         self._places: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # the last one used is in the cache
+        self._counting = threading.Lock()
         self.size = size
+        self.crashes = 0
         for _ in range(size):
             self._places.put(None)
 
@@ -160,6 +163,8 @@ class DecodingPool(Generic[T]):
                 raise TooLarge(_too_slow(named))
             return pickle.loads(worker.connection.recv_bytes())  # noqa: S301 - of our own process
         except (EOFError, ConnectionError):
+            with self._counting:
+                self.crashes += 1
             raise _died(worker, named, len(data)) from None
 
 

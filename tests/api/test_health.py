@@ -99,6 +99,7 @@ async def test_metrics(running: Running) -> None:
         assert found["overtone_prompt_tokens_total", "base"] > 12
         assert found["overtone_adapter_cold_loads_total", ""] == 2
         assert found["overtone_slots_used", ""] == 2
+        assert found["overtone_decoder_crashes_total", ""] == 0
         assert found["overtone_encoder_cache_misses_total", ""] == 1
         assert found["overtone_encoder_cache_hits_total", ""] == 3
         assert found["overtone_queue_depth", ""] == found["overtone_running_sequences", ""] == 0

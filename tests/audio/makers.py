@@ -13,6 +13,7 @@ from app.audio.containers.frames import mpeg_frame
 from app.audio.containers.survey import untagged
 
 RATE = 16_000
+_RATES = {"wmav1": 64_000, "wmav2": 64_000}  # bits per second, for encoders that choose none
 
 
 def tone(seconds: float = 1.0, rate: int = 48_000, frequency: float = 440.0) -> np.ndarray:
@@ -57,6 +58,10 @@ def tracks_by_av(
             channels = 1 if samples.ndim == 1 else samples.shape[1]
             named = layout or {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
             stream = file.add_stream(codec, rate=rate, layout=named)
+            if codec in _RATES:
+                stream.bit_rate = _RATES[codec]
+            if codec == "vorbis":
+                stream.codec_context.options = {"strict": "experimental"}
             if default is not None:
                 stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
             if number < len(titles):

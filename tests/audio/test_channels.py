@@ -63,7 +63,9 @@ def test_channels_in_an_order_of_the_files_own_do_not_end_the_process():
         "data = sys.stdin.buffer.read()\n"
         "for _ in range(3): print(decode(data, rate=16000, limits=Limits(60, 1 << 20)).receipt.seconds)"
     )
-    for data in (_caf_in_own_order(), _mov_in_own_order()):
+    mov = _mov_in_own_order()
+    damaged = mov[:4] + b"junk" + mov[8:]  # FFmpeg recognises it by the boxes that follow
+    for data in (_caf_in_own_order(), _aiff_in_own_order(), mov, damaged):
         done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr[-500:]
         assert done.stdout.split() == [b"1.0"] * 3
@@ -80,6 +82,20 @@ def _caf_in_own_order() -> bytes:
     packets = chunk(b"pakt", struct.pack(">qqii", 250, 16_000, 0, 0))
     sound = b"\0\0\0\0" + (b"\0\x10" + bytes(range(32))) * 500
     return b"caff\0\1\0\0" + chunk(b"desc", form) + chunk(b"chan", order) + packets + chunk(b"data", sound)
+
+
+def _aiff_in_own_order() -> bytes:
+    """Right before left."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return name + struct.pack(">I", len(body)) + body
+
+    rate = bytes.fromhex("400cfa00000000000000")  # 16,000 as an 80-bit float
+    form = struct.pack(">hIh", 2, 250, 16) + rate + b"ima4\0\0"
+    order = struct.pack(">III", 0, 0, 2) + b"".join(struct.pack(">IIfff", name, 0, 0, 0, 0) for name in (2, 1))
+    sound = bytes(8) + (b"\0\x10" + bytes(range(32))) * 500
+    chunks = chunk(b"FVER", b"\xa2\x80\x51\x40") + chunk(b"COMM", form) + chunk(b"CHAN", order) + chunk(b"SSND", sound)
+    return b"FORM" + struct.pack(">I", 4 + len(chunks)) + b"AIFC" + chunks
 
 
 def _mov_in_own_order() -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.api.metrics import Metrics
 from app.audio.decode import Limits, decode
 from app.audio.pool import Decoder, DecodingPool
 from app.errors import AudioError, EngineFault, TooLarge
@@ -53,6 +54,11 @@ def test_what_a_recording_does_to_its_worker_costs_that_recording_alone(pool, wh
     with pytest.raises(error, match=words):
         pool.run(what.encode(), "x.mov")
     assert pool.run(b"fine")
+    metrics = Metrics()
+    metrics.watch_decoders([pool, pool])
+    died = 0 if what == "hoard" else 1  # that one is refused by the allocator and lives on
+    assert pool.crashes == died
+    assert f"overtone_decoder_crashes_total {2.0 * died}".encode() in metrics.text()
 
 
 @pytest.mark.parametrize("what", ["open", "connect"])

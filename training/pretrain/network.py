@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen2AudioForConditionalGeneration
+from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from training.pretrain.pool import IGNORE, Batch
 
@@ -18,9 +19,8 @@ FORGET = 0.06  # share of an answer's input tokens replaced at random: sound mus
 DROPOUT = 0.1  # on audio features
 
 
-def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Encode mel [clips, 128, frames]; return features [clips, positions, 384] and counts [clips]."""
-    tower = model.model.audio_tower
+def encode(tower: Qwen2AudioEncoder, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode mel [clips, 128, frames]; return the tower's features [clips, positions, width] and counts [clips]."""
     window = 2 * tower.max_source_positions
     hidden = functional.gelu(tower.conv1(mel[..., :window]))
     hidden = functional.gelu(tower.conv2(hidden)).permute(0, 2, 1)
@@ -33,7 +33,13 @@ def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tenso
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-    return model.model.multi_modal_projector(tower.layer_norm(hidden)), counts
+    return tower.layer_norm(hidden), counts
+
+
+def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode mel [clips, 128, frames]; return projected features [clips, positions, hidden] and counts [clips]."""
+    hidden, counts = encode(model.model.audio_tower, mel, frames)
+    return model.model.multi_modal_projector(hidden), counts
 
 
 def loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,19 @@ def main() -> None:
     step.add_argument("--peak", type=float, default=1.2e-3, help="learning rate; 6e-4 for a restart")
     step.add_argument("--seed", type=int, default=1)
     step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("start", help="write the folder with Whisper's decoder as its language model")
+    step.add_argument("--lines", type=Path, required=True)
+    step.add_argument("--tower", type=Path, required=True)
+    step.add_argument("--shards", type=Path, required=True, help="one shard is enough")
+    step.add_argument("--out", type=Path, required=True)
+    step = steps.add_parser("tune", help="teach the start; may run while synth still writes")
+    step.add_argument("--start", type=Path, required=True)
+    step.add_argument("--shards", type=Path, required=True)
+    step.add_argument("--seconds", type=float, required=True)
+    step.add_argument("--at-least", type=int, default=10_000, help="clips to wait for")
+    step.add_argument("--peak", type=float, default=2e-3, help="step in parts of a tensor's usual weight")
+    step.add_argument("--seed", type=int, default=1)
+    step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("average", help="average the weights of folders")
     step.add_argument("--bases", type=Path, nargs="+", required=True, help="the first gives tokenizer and settings")
     step.add_argument("--out", type=Path, required=True)
@@ -114,6 +127,29 @@ def train(arguments: argparse.Namespace) -> None:
     )
 
 
+def start(arguments: argparse.Namespace) -> None:
+    """Write the start."""
+    from training.pretrain.start import build
+    from training.pretrain.synth import read_lines, read_speech
+
+    build(read_lines(arguments.lines), arguments.tower, read_speech(arguments.shards, 110), arguments.out)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Teach the start."""
+    from training.pretrain.tune import tune
+
+    tune(
+        arguments.start,
+        arguments.shards,
+        arguments.out,
+        arguments.seconds,
+        arguments.at_least,
+        arguments.peak,
+        arguments.seed,
+    )
+
+
 def average(arguments: argparse.Namespace) -> None:
     """Average the weights of folders."""
     from training.pretrain.average import average
@@ -163,6 +199,8 @@ STEPS = {
     "kokoro": kokoro,
     "synth": synth,
     "train": train,
+    "start": start,
+    "tune": tune,
     "average": average,
     "adapters": adapters,
     "humans": humans,

@@ -15,7 +15,7 @@ from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
 
-from training.pretrain import commands, prompts_heard
+from training.pretrain import commands, everyday, prompts_heard
 from training.pretrain.wording import normalise
 
 WORDNET = Path("/usr/share/wordnet")
@@ -68,14 +68,15 @@ class Corpus:
         self.held_out = held_out
         self.rng = random.Random(seed)
         self.kinds: dict[Callable[[], Line], float] = {
-            self.example: 0.22,
-            self.definition: 0.11,
-            self.chain: 0.10,
+            self.saying: 0.22,
+            self.example: 0.17,
+            self.definition: 0.08,
+            self.chain: 0.07,
             self.joined: 0.11,
-            self.words: 0.12,
-            self.command: 0.13,
-            self.telephone: 0.12,
-            self.numbers: 0.07,
+            self.words: 0.11,
+            self.command: 0.09,
+            self.telephone: 0.08,
+            self.numbers: 0.05,
             self.letters: 0.02,
         }
 
@@ -96,7 +97,7 @@ class Corpus:
 
     def joined(self) -> Line:
         """Join two or three sentences: clips of five to ten seconds."""
-        short: tuple[Callable[[], Line], ...] = (self.example, self.definition, self.telephone, self.chain)
+        short: tuple[Callable[[], Line], ...] = (self.example, self.definition, self.saying, self.chain)
         words: list[str] = []
         wanted = self.rng.randint(12, LONGEST)
         while len(words) < wanted:
@@ -124,6 +125,10 @@ class Corpus:
         if self.rng.random() < FREE_MENUS:
             return Line(*commands.menu(self.chain(longest=6).text, self.rng))
         return Line(*commands.sample(self.rng))
+
+    def saying(self) -> Line:
+        """Draw what people say to a microphone that they try."""
+        return Line(everyday.saying(self.rng))
 
     def telephone(self) -> Line:
         """Draw a telephone announcement (not a command)."""

@@ -16,7 +16,7 @@ CTC_LAYER = 4  # hidden states from which audio positions are asked for the word
 CTC_SHARE = 0.3
 SMOOTHING = 0.05
 FORGET = 0.06  # share of an answer's input tokens replaced at random: sound must decide, not habit
-DROPOUT = 0.1  # on audio features
+DROPOUT = 0.1  # on the tower's features
 
 
 def encode(tower: Qwen2AudioEncoder, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,27 +38,29 @@ def encode(tower: Qwen2AudioEncoder, mel: Tensor, frames: Tensor) -> tuple[Tenso
 
 def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Encode mel [clips, 128, frames]; return projected features [clips, positions, hidden] and counts [clips]."""
-    hidden, counts = encode(model.model.audio_tower, mel, frames)
+    tower = model.model.audio_tower
+    with torch.set_grad_enabled(torch.is_grad_enabled() and next(tower.parameters()).requires_grad):
+        hidden, counts = encode(tower, mel, frames)
+    hidden = functional.dropout(hidden, DROPOUT, model.training)
     return model.model.multi_modal_projector(hidden), counts
 
 
-def loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
+def loss(model: Qwen2AudioForConditionalGeneration, batch: Batch, with_ctc: bool = True) -> tuple[Tensor, Tensor]:
     """Return the answers' cross entropy and the CTC loss of the words at the audio positions."""
     features, counts = listen(model, batch.mel, batch.frames)
-    features = functional.dropout(features, DROPOUT, model.training)
     heard = torch.arange(features.shape[1], device=counts.device)[None, :] < counts[:, None]
     audio = batch.ids == model.config.audio_token_id
     embedded = model.get_input_embeddings()(_forget(batch, model.config.text_config.vocab_size))
     embedded = embedded.masked_scatter(audio[..., None], features[heard].to(embedded.dtype))
     # right padding and causal attention: what follows a clip's answer can't reach it
-    states = model.model.language_model(inputs_embeds=embedded, output_hidden_states=True, use_cache=False)
+    states = model.model.language_model(inputs_embeds=embedded, output_hidden_states=with_ctc, use_cache=False)
     targets = batch.labels[:, 1:]
     answers = targets != IGNORE
     logits = model.lm_head(states.last_hidden_state[:, :-1][answers])
     entropy = functional.cross_entropy(
         logits.float(), targets[answers], label_smoothing=SMOOTHING if model.training else 0.0
     )
-    if not model.training:
+    if not model.training or not with_ctc:
         return entropy, entropy.new_zeros(())
     middle = model.model.language_model.norm(states.hidden_states[CTC_LAYER])
     return entropy, _ctc(model, middle, audio, counts, batch)

@@ -20,6 +20,7 @@ from training.pretrain.synth import Record
 from training.pretrain.voices import RATE
 
 GRAIN = RATE // 2  # samples; lengths of batches are multiples of it, so that FFT plans are reused
+LINGER = 0.2  # share of clips with up to two seconds of silence before and after
 IGNORE = -100  # label of a position that is not supervised
 OTHER_SYSTEMS = ("You are a speech recognition system.", "You are a voice assistant.", "Be brief.")
 Counts = npt.NDArray[np.int64]
@@ -134,9 +135,9 @@ class Batcher:
         speed = np.where(draw.random(count) < 0.7, draw.uniform(0.88, 1.14, count), 1.0)
         moved = lengths / speed
         room = np.maximum(WINDOW_S * RATE - moved - HOP, 0)
-        pause = draw.uniform(0, 0.5 * RATE, count) * draw.integers(0, 2, count)
-        lead = np.minimum(pause, room)
-        trail = np.minimum(draw.uniform(0, 0.5 * RATE, count), room - lead)
+        longest = np.where(draw.random(count) < LINGER, 2.0, 0.5) * RATE  # some press the button long before they speak
+        lead = np.minimum(draw.uniform(0, longest) * draw.integers(0, 2, count), room)
+        trail = np.minimum(draw.uniform(0, longest), room - lead)
         total = np.minimum((moved + lead + trail).astype(np.int64), WINDOW_S * RATE)
         length = -(-int(total.max()) // GRAIN) * GRAIN
         pace, start = (torch.from_numpy(row).float().to(waves.device) for row in (speed, lead))

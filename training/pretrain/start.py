@@ -13,7 +13,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from training.pretrain import folder, states, transplant, vocabulary, whisper
+from training.pretrain import folder, layout, states, transplant, vocabulary, whisper
 from training.pretrain.corpus import Line
 from training.pretrain.tasks import TASKS
 from training.pretrain.voices import Wave
@@ -43,8 +43,14 @@ def build(lines: list[Line], tower: Path, clips: list[tuple[Wave, str]], target:
     model.model.audio_tower.load_state_dict(load_file(tower))
     model.generation_config.update(eos_token_id=[end, pad], pad_token_id=pad, bos_token_id=pad, do_sample=False)
     source = whisper.load()
-    seen = states.collect(source, model.model.audio_tower.eval(), processor, clips)
-    rows = transplant.Rows(sink=ids(vocabulary.MARK), begin=ids(vocabulary.START))
+    heard = model.model.audio_tower.eval()
+    written = vocabulary.source_tokenizer()
+    seen = states.collect(
+        source,
+        [states.encode(heard, processor, samples) for samples, _ in clips],
+        [written.encode(f" {text.capitalize()}.", add_special_tokens=False).ids for _, text in clips],
+    )
+    rows = layout.Rows(sink=ids(vocabulary.MARK), begin=ids(vocabulary.START))
     transplant.Transplant(source, seen).fill(
         model.model.language_model, model.lm_head, model.model.multi_modal_projector.linear, rows,
         vocabulary.origins(tokenizer),

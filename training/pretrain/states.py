@@ -9,7 +9,6 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 
 from training.pretrain import network, whisper
 from training.pretrain.signals import HOP
-from training.pretrain.vocabulary import source_tokenizer
 from training.pretrain.voices import RATE, Wave
 
 NORMS = ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm")
@@ -27,39 +26,26 @@ class States:
 
 
 @torch.inference_mode()
-def collect(
-    model: WhisperForConditionalGeneration,
-    tower: Qwen2AudioEncoder,
-    processor: Qwen2AudioProcessor,
-    clips: list[tuple[Wave, str]],
-) -> States:
-    """Run tower and decoder over clips with known words, the decoder fed with them as Whisper writes them."""
+def collect(model: WhisperForConditionalGeneration, encoded: list[Tensor], spoken: list[list[int]]) -> States:
+    """Feed the decoder with each clip's features [frames, 384] and the ids of its words."""
     seen: dict[tuple[int, str], list[Tensor]] = {}
     final: list[Tensor] = []
     handles = [model.model.decoder.layer_norm.register_forward_pre_hook(lambda _, x: final.append(x[0][0]))]
     for number, layer in enumerate(model.model.decoder.layers):
         for name in NORMS:
-            rows = seen.setdefault((number, name), [])
             norm: nn.Module = getattr(layer, name)
+            rows = seen.setdefault((number, name), [])
             handles.append(norm.register_forward_pre_hook(lambda _, x, rows=rows: rows.append(x[0][0])))
-    tokenizer, encoded = source_tokenizer(), []
-    for samples, text in clips:
-        features = encode(tower, processor, samples)
-        ids = tokenizer.encode(f" {text.capitalize()}.", add_special_tokens=False).ids
+    for features, ids in zip(encoded, spoken, strict=True):
         tokens = torch.tensor([[whisper.START, whisper.NO_TIMESTAMPS, *ids]])
         model.model.decoder(input_ids=tokens, encoder_hidden_states=features[None])
-        encoded.append(features)
     for handle in handles:
         handle.remove()
-    return States(
-        {key: torch.cat(rows) for key, rows in seen.items()},
-        torch.cat(final),
-        torch.cat(encoded),
-        _numbered(final),
-        _numbered(encoded),
-    )
+    inputs = {key: torch.cat(rows) for key, rows in seen.items()}
+    return States(inputs, torch.cat(final), torch.cat(encoded), _numbered(final), _numbered(encoded))
 
 
+@torch.inference_mode()
 def encode(tower: Qwen2AudioEncoder, processor: Qwen2AudioProcessor, samples: Wave) -> Tensor:
     """Features [positions, 384] of one clip, cut to its length and blind to what follows it, as Qwen2-Audio does."""
     found = processor.feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")

@@ -53,6 +53,20 @@ def read_lines(source: Path) -> list[Line]:
     return [Line(**json.loads(row)) for row in source.read_text(encoding="utf-8").splitlines()]
 
 
+def read_speech(folder: Path, count: int) -> list[tuple[Wave, str]]:
+    """The first English clips of a folder's shards, with their words."""
+    found: list[tuple[Wave, str]] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        sound, place = np.load(path.with_suffix(".npy")), 0
+        for row in path.read_text(encoding="utf-8").splitlines():
+            record = Record(**json.loads(row))
+            samples = (sound[place : place + record.length] / 32768).astype(np.float32)
+            place += record.length
+            if record.kind == "speech" and record.language == "en":
+                found.append((samples, record.text))
+    return found[:count]
+
+
 def is_validation(text: str) -> bool:
     """Set one sentence in fifty aside (four words or more), by its own letters."""
     return len(text.split()) >= 4 and sum(text.encode()) % 50 == 0

@@ -109,7 +109,7 @@ def validate(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioPro
     for voice in sorted({clip[1].voice for clip in aside} & VALIDATED):
         clips = [clip for clip in aside if clip[1].voice == voice]
         clips = random.Random(0).sample(clips, min(len(clips), 64))
-        entropy, _ = network.loss(model, batcher.batch(clips, augmented=False))
+        entropy, _ = network.loss(model, batcher.batch(clips, augmented=False), with_ctc=False)
         print(f"validation  {voice}  {len(clips)} clips  loss {entropy.item():.3f}", flush=True)
 
 

@@ -11,28 +11,39 @@ is x·sigmoid(1.702 x), and biases of norms and MLPs ride on a direction that is
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2Model, WhisperForConditionalGeneration
 
+from training.pretrain import counting
+from training.pretrain.layout import (
+    ALL_HEADS,
+    ANSWER,
+    AUDIO,
+    BEGIN,
+    DEEP,
+    FAST,
+    FIRM,
+    FLAG,
+    GATE,
+    GELU,
+    HEAD,
+    HIDDEN,
+    INNER,
+    LOUD,
+    OTHER,
+    ROOT,
+    SCALE_AUDIO,
+    SINK,
+    THETA,
+    WORD,
+    Origins,
+    Rows,
+    normed,
+)
 from training.pretrain.states import States
 from training.pretrain.whisper import FFN, HEADS, LAYERS, WIDTH
-
-HIDDEN, HEAD, ALL_HEADS, INNER = 448, 64, 7, 1600
-THETA = 1e30  # of the rotary positions: pairs from the fourth on turn by less than 0.06 over 300 positions
-OTHER, AUDIO, ANSWER, SINK, BEGIN, LEVEL, CODES = 384, 385, 386, 387, 388, 389, 390  # dimensions of flags
-FLAG, WORD, DEEP = 0.08, 0.5, 4.0  # sizes of the flags: ANSWER and BEGIN, OTHER, SINK
-LOUD, LIFT = 5.0, 6.0  # of AUDIO, and of LEVEL in the first layer
-SCALE_AUDIO = 0.1  # of the tower's features in the hidden state: small beside LOUD, so that the norm is constant
-GATE = math.sqrt(320.0)  # squared and divided by 8: 40 nats between what a head may see and what it may not
-FIRM = 5.0
-FAST = (0, 1, 2, 3)  # rotary pairs that turn: not for Whisper's heads
-MARKS = 3  # SINK tokens of a prompt: system, user, assistant
-POSITIONS = 110  # tokens of an answer that get Whisper's position vector
-ROOT = math.sqrt(HIDDEN)
-GELU = 1.702
 
 
 def config(tokens: int, end: int, pad: int) -> Qwen2Config:
@@ -43,19 +54,6 @@ def config(tokens: int, end: int, pad: int) -> Qwen2Config:
         rope_parameters={"rope_type": "default", "rope_theta": THETA}, tie_word_embeddings=False,
         bos_token_id=pad, eos_token_id=end, pad_token_id=pad,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token ids whose embeddings play a part of their own."""
-
-    sink: int  # begins every prompt; looked at by those who shall see nothing
-    begin: int  # last word of a prompt: counting begins here
-
-
-def normed(hidden: Tensor) -> Tensor:
-    """RMS norm without weights."""
-    return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
 def centred(weight: Tensor) -> Tensor:
@@ -72,13 +70,13 @@ class Transplant:
         self.words = torch.empty(0)
 
     @torch.no_grad()
-    def fill(self, model: Qwen2Model, head: nn.Linear, projector: nn.Linear, rows: Rows, origins: list) -> None:  # type: ignore[type-arg]
+    def fill(self, model: Qwen2Model, head: nn.Linear, projector: nn.Linear, rows: Rows, origins: Origins) -> None:
         """Write all weights of the language model, its head, and the projector."""
         self._embed(model.embed_tokens.weight, rows, origins)
         self.words = model.embed_tokens.weight.clone()
         self._project(projector)
         nn.init.ones_(model.norm.weight)
-        self._count(model.layers[0], model.embed_tokens.weight, rows)
+        counting.write(model.layers[0], model.embed_tokens.weight, rows, self.decoder.embed_positions.weight)
         sink = normed(model.embed_tokens.weight[rows.sink])
         for number in range(LAYERS):
             first, second = model.layers[2 * number + 1], model.layers[2 * number + 2]
@@ -95,13 +93,13 @@ class Transplant:
         head.weight[:, :WIDTH] = table * norm.weight / size
         head.weight += (table @ norm.bias)[:, None] * one
 
-    def _mixed(self, origins: list[tuple[list[int], list[int]]], side: int) -> Tensor:
+    def _mixed(self, origins: Origins, side: int) -> Tensor:
         """Rows of Whisper's embedding table, averaged over each token's origins; zero without any."""
         table = self.decoder.embed_tokens.weight
         zero = torch.zeros(WIDTH)
         return torch.stack([table[pair[side]].mean(0) if pair[side] else zero for pair in origins])
 
-    def _embed(self, target: Tensor, rows: Rows, origins: list[tuple[list[int], list[int]]]) -> None:
+    def _embed(self, target: Tensor, rows: Rows, origins: Origins) -> None:
         """Write the input embeddings with their flags."""
         target.zero_()
         target[:, :WIDTH] = self._mixed(origins, 0)
@@ -177,7 +175,9 @@ class Transplant:
             else:
                 new.k_proj.weight[allowed, AUDIO] = -turned_away[AUDIO]
             new.q_proj.weight[nothing], new.k_proj.weight[nothing] = turned_away, firm * to_sink
-        self._value(new, old, norm, read if not to_audio else torch.full((WIDTH,), 1 / left), float(sink[SINK]), to_audio)
+        self._value(
+            new, old, norm, read if not to_audio else torch.full((WIDTH,), 1 / left), float(sink[SINK]), to_audio
+        )
 
     def _answer_flag(self, inputs: Tensor) -> float:
         """Mean of an answer's flag after the norm."""
@@ -192,7 +192,9 @@ class Transplant:
         key[SINK] = GATE / sink[SINK]
         return query, key
 
-    def _value(self, new: nn.Module, old: nn.Module, norm: nn.Module, read: Tensor, sunk: float, to_audio: bool) -> None:
+    def _value(
+        self, new: nn.Module, old: nn.Module, norm: nn.Module, read: Tensor, sunk: float, to_audio: bool
+    ) -> None:
         """Write values and output; SINK's value is zero."""
         used = HEADS * HEAD
         new.v_proj.weight[:used, :WIDTH] = old.v_proj.weight * read
@@ -235,69 +237,6 @@ class Transplant:
         down.zero_()
         down[:WIDTH, :FFN] = centred(old.fc2.weight)
         down[:WIDTH, FFN] = old.fc2.bias - old.fc2.bias.mean()
-
-    def _count(self, layer: nn.Module, table: Tensor, rows: Rows) -> None:
-        """Write the first layer: how far BEGIN is, as a code of five waves, then the position vector for it."""
-        attention = layer.self_attn
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
-            projection.weight[: HEADS * HEAD] = 0
-            projection.bias.zero_()
-        begin, sink = normed(table[rows.begin])[BEGIN], normed(table[rows.sink])[SINK]
-        out = attention.o_proj.weight
-        out.zero_()
-        waves = [(0, 0.0), (0, math.pi / 2), (1, 0.0), (1, math.pi / 2), (2, math.pi / 2)]
-        for head in range(HEADS):
-            base = head * HEAD
-            attention.q_proj.bias[base + 31] = GATE
-            attention.k_proj.weight[base + 31, SINK] = (GATE - 8 * math.log(MARKS) / GATE) / sink
-            attention.k_proj.weight[base + 31, BEGIN] = (GATE if head < len(waves) else 1.5 * GATE) / begin
-            attention.v_proj.weight[base, BEGIN] = 1 / begin
-            if head < len(waves):
-                pair, phase = waves[head]
-                attention.q_proj.bias[base + pair] = 4.0
-                attention.k_proj.weight[base + pair, BEGIN] = 4.0 * math.cos(phase) / begin
-                attention.k_proj.weight[base + pair + HEAD // 2, BEGIN] = 4.0 * math.sin(phase) / begin
-                out[CODES + head, base] = 1.0
-            else:
-                out[ANSWER, base], out[OTHER, base], out[LEVEL, base] = FLAG, -WORD, LIFT
-        self._place(layer.mlp, waves)
-
-    def _place(self, mlp: nn.Module, waves: list[tuple[int, float]]) -> None:
-        """Fit the first layer's MLP: code -> Whisper's position vector; it also takes the code and LEVEL away."""
-        count = torch.arange(POSITIONS, dtype=torch.double)
-        turns = [THETA ** (-2 * pair / HEAD) for pair, _ in waves]
-        codes = torch.stack(
-            [torch.sigmoid(2 * torch.cos(turn * count - phase)) for turn, (_, phase) in zip(turns, waves, strict=True)], 1
-        )
-        hidden = torch.zeros(POSITIONS, HIDDEN, dtype=torch.double)
-        hidden[:, CODES : CODES + len(waves)] = codes
-        hidden[:, LEVEL], hidden[:, ANSWER] = LIFT, FLAG
-        hidden[:, 0] = math.sqrt(WIDTH) * 0.022  # as large as a word's embedding; where, makes no difference
-        after = normed(hidden)
-        target = torch.zeros(POSITIONS, HIDDEN, dtype=torch.double)
-        vectors = self.decoder.embed_positions.weight[:POSITIONS].double()
-        target[:, :WIDTH] = vectors - vectors.mean(1, keepdim=True)
-        target[:, CODES : CODES + len(waves)] = -codes
-        target[:, LEVEL] = -LIFT
-        generator = torch.Generator().manual_seed(0)
-        level = float(after[0, LEVEL])
-        weight = torch.randn(INNER, len(waves), generator=generator, dtype=torch.double) * 3
-        weight = weight / float(after[:, CODES : CODES + len(waves)].std())
-        shift = -(weight * after[:, CODES : CODES + len(waves)].mean(0)).sum(1)
-        shift = shift + torch.randn(INNER, generator=generator, dtype=torch.double) * 3
-        gate = after[:, CODES : CODES + len(waves)] @ weight.T + shift
-        features = nn.functional.silu(gate)
-        kernel = features @ features.T
-        kernel += 1e-5 * kernel.diagonal().mean() * torch.eye(POSITIONS, dtype=torch.double)
-        down = features.T @ torch.linalg.solve(kernel, target)
-        print(f"  position vectors: error {(features @ down - target).norm() / target[:, :WIDTH].norm():.4f}, "
-              f"weights {down.abs().max():.3f}")
-        mlp.gate_proj.weight.zero_()
-        mlp.up_proj.weight.zero_()
-        mlp.gate_proj.weight[:, CODES : CODES + len(waves)] = weight.float()
-        mlp.gate_proj.weight[:, LEVEL] = (shift / level).float()
-        mlp.up_proj.weight[:, LEVEL] = 1 / level
-        mlp.down_proj.weight.copy_(down.T.float())
 
 
 def _without_mean(keys: Tensor, clips: Tensor) -> Tensor:

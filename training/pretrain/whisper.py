@@ -56,15 +56,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load() -> WhisperForConditionalGeneration:
-    """Whisper tiny.en with the package's weights, in evaluation mode."""
+def untrained() -> WhisperForConditionalGeneration:
+    """A model of Whisper tiny.en's shape with random weights."""
     config = WhisperConfig(
         vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS,
         encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, encoder_ffn_dim=FFN, decoder_ffn_dim=FFN,
         num_mel_bins=80, max_source_positions=1500, max_target_positions=448,
         decoder_start_token_id=START, eos_token_id=END, pad_token_id=END, bos_token_id=END,
     )  # fmt: skip
-    model = WhisperForConditionalGeneration(config)
+    return WhisperForConditionalGeneration(config)
+
+
+def load() -> WhisperForConditionalGeneration:
+    """Whisper tiny.en with the package's weights, in evaluation mode."""
+    model = untrained()
     model.load_state_dict(_renamed(read_tensors(package_folder() / "model.bin")))
     return model.eval()
 
@@ -95,7 +100,9 @@ def _layer(source: dict[str, Tensor], old: str, state: dict[str, Tensor], new: s
         for part, name in _PARTS.items():
             if f"{old}/{part}/linear_0/{kind}" not in source:
                 continue
-            joined = [source[f"{old}/{part}/linear_{number}/{kind}"] for number in range(3 if part == "attention" else 2)]
+            joined = [
+                source[f"{old}/{part}/linear_{number}/{kind}"] for number in range(3 if part == "attention" else 2)
+            ]
             *into, out = joined
             query, key, value = torch.cat(into).split(WIDTH)
             state[f"{new}.{name}.out_proj.{kind}"] = out

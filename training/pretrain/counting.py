@@ -5,6 +5,7 @@ code of the distance, which the MLP turns into a vector. A sixth head marks ever
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from training.pretrain.layout import (
 from training.pretrain.whisper import HEADS, WIDTH
 
 
-def write(layer: nn.Module, table: Tensor, rows: Rows, vectors: Tensor) -> None:
+def write(layer: Any, table: Tensor, rows: Rows, vectors: Tensor) -> None:
     """Write the layer; `table`: input embeddings, `vectors` [POSITIONS or more, 384]: Whisper's positions."""
     attention = layer.self_attn
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -59,7 +60,7 @@ def write(layer: nn.Module, table: Tensor, rows: Rows, vectors: Tensor) -> None:
     _place(layer.mlp, waves, vectors[:POSITIONS].double())
 
 
-def _place(mlp: nn.Module, waves: list[tuple[int, float]], vectors: Tensor) -> None:
+def _place(mlp: Any, waves: list[tuple[int, float]], vectors: Tensor) -> None:
     """Fit the first layer's MLP: code -> Whisper's position vector; it also takes the code and LEVEL away."""
     count = torch.arange(POSITIONS, dtype=torch.double)
     turns = [THETA ** (-2 * pair / HEAD) for pair, _ in waves]

@@ -11,6 +11,7 @@ is x·sigmoid(1.702 x), and biases of norms and MLPs ride on a direction that is
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class Transplant:
         print(f"  one: {(after @ one).mean():.3f} ± {(after @ one).std():.3f}, elsewhere ± {(others @ one).std():.3f}")
         return float(size), one
 
-    def _attend(self, layer: nn.Module, old: nn.Module, key: tuple[int, str], sink: Tensor, to_audio: bool) -> None:
+    def _attend(self, layer: Any, old: Any, key: tuple[int, str], sink: Tensor, to_audio: bool) -> None:
         """Write one attention of Whisper: six heads, gates by flags, and a seventh, silent head."""
         new, inputs = layer.self_attn, self.states.inputs[key]
         norm = getattr(self.decoder.layers[key[0]], key[1])
@@ -192,9 +193,7 @@ class Transplant:
         key[SINK] = GATE / sink[SINK]
         return query, key
 
-    def _value(
-        self, new: nn.Module, old: nn.Module, norm: nn.Module, read: Tensor, sunk: float, to_audio: bool
-    ) -> None:
+    def _value(self, new: Any, old: Any, norm: Any, read: Tensor, sunk: float, to_audio: bool) -> None:
         """Write values and output; SINK's value is zero."""
         used = HEADS * HEAD
         new.v_proj.weight[:used, :WIDTH] = old.v_proj.weight * read
@@ -204,7 +203,7 @@ class Transplant:
         new.o_proj.weight.zero_()
         new.o_proj.weight[:WIDTH, :used] = centred(old.out_proj.weight)
 
-    def _add(self, mlp: nn.Module, bias: Tensor, key: tuple[int, str]) -> None:
+    def _add(self, mlp: Any, bias: Tensor, key: tuple[int, str]) -> None:
         """Have a free MLP add an attention's output bias to answers; `key`: the norm after that bias."""
         inputs = self.states.inputs[key] - bias
         _, one = self._reading(inputs)
@@ -212,7 +211,7 @@ class Transplant:
         mlp.down_proj.weight.zero_()
         mlp.down_proj.weight[:WIDTH, FFN] = bias - bias.mean()
 
-    def _carry(self, new: nn.Module, bias: Tensor, key: tuple[int, str], sink: Tensor) -> None:
+    def _carry(self, new: Any, bias: Tensor, key: tuple[int, str], sink: Tensor) -> None:
         """Have the seventh head add an attention's output bias to answers: it reads one from any answer token."""
         _, one = self._reading(self.states.inputs[key])
         base = HEADS * HEAD
@@ -225,7 +224,7 @@ class Transplant:
         new.v_proj.weight[base, SINK] = -(one @ sink) / sink[SINK] + one[SINK]
         new.o_proj.weight[:WIDTH, base] = bias - bias.mean()
 
-    def _think(self, new: nn.Module, old: nn.Module, key: tuple[int, str]) -> None:
+    def _think(self, new: Any, old: Any, key: tuple[int, str]) -> None:
         """Write Whisper's MLP; one neuron more carries the output's bias."""
         norm = old.final_layer_norm
         size, one = self._reading(self.states.inputs[key])
@@ -264,4 +263,5 @@ def _root(rows: Tensor) -> Tensor:
     """Symmetric root of the second moments."""
     moments = rows.T.double() @ rows.double() / len(rows)
     values, vectors = torch.linalg.eigh(moments + 1e-6 * moments.diagonal().mean() * torch.eye(len(moments)))
-    return ((vectors * values.sqrt()) @ vectors.T).float()
+    root: Tensor = ((vectors * values.sqrt()) @ vectors.T).float()
+    return root

@@ -106,7 +106,7 @@ def _keep_flags(model: Qwen2AudioForConditionalGeneration, rows: list[int]) -> N
     moving = torch.ones_like(table)
     moving[:, WIDTH:CODES] = 0
     moving[rows] = 0
-    table.register_hook(lambda gradient: gradient * moving)
+    table.register_hook(lambda gradient: gradient * moving)  # type: ignore[no-untyped-call]
 
 
 def _schedule(step: int, progress: float) -> float:

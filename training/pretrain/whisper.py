@@ -104,7 +104,7 @@ def _layer(source: dict[str, Tensor], old: str, state: dict[str, Tensor], new: s
                 source[f"{old}/{part}/linear_{number}/{kind}"] for number in range(3 if part == "attention" else 2)
             ]
             *into, out = joined
-            query, key, value = torch.cat(into).split(WIDTH)
+            query, key, value = torch.cat(into).reshape(-1, WIDTH, *into[0].shape[1:])
             state[f"{new}.{name}.out_proj.{kind}"] = out
             state[f"{new}.{name}.q_proj.{kind}"] = query
             state[f"{new}.{name}.v_proj.{kind}"] = value

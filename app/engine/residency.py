@@ -57,6 +57,8 @@ class Residency:
             self._limit = None
         began_empty = not self._evictable()
         answer = self._hold(sequence, adapters, weights)
+        if answer is Claim.FULL and self._leave_finished():
+            answer = self._hold(sequence, adapters, weights)
         if answer is Claim.FULL and began_empty:
             answer = self._hold_with_more(sequence, adapters, weights)
         if answer is not Claim.FULL:
@@ -99,6 +101,17 @@ class Residency:
     def _leave_reserved(self, request: str) -> None:
         for uid in self._reserved.pop(request, ()):
             self.slots.leave(uid)
+
+    def _leave_finished(self) -> bool:
+        """Give up reservations whose adapters are all there; whether there were any.
+
+        Who reserved waits behind the request that finds no slot, or it would run already; were it to keep them, both
+        would wait for ever. Its adapters stay resident until their slots are wanted.
+        """
+        finished = [request for request, uids in self._reserved.items() if not self._loads.keys() & set(uids)]
+        for request in finished:
+            self._leave_reserved(request)
+        return bool(finished)
 
     def release(self, sequence: Sequence) -> None:
         """Give back what `claim` held; the adapters stay resident until their slots are wanted."""

@@ -125,7 +125,7 @@ class Driver:
     def _collect(events: "queue.Queue[Event]") -> Answer:
         answer = Answer()
         while answer.done is None and answer.error is None:
-            event = events.get(timeout=60)
+            event = events.get(timeout=300)
             if isinstance(event, Token):
                 answer.text += event.text
                 if event.id is not None:

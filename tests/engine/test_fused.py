@@ -13,7 +13,7 @@ from app.engine.request import Request, Sampling, Sequence
 from app.engine.scheduler import Chunk
 from app.engine.text import TextStream
 from app.errors import EngineFault
-from tests.engine.driver import Job, Oracle
+from tests.engine.driver import Driver, Job, Oracle
 from tests.support import ADAPTERS, greedy, make_adapter, random_model
 
 pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
@@ -220,7 +220,7 @@ def test_rows_are_padded_to_the_next_size():
     assert [_padded(rows) for rows in (1, 64, 65, 803, 1024, 1025, 2048)] == [64, 64, 128, 816, 1024, 1152, 2048]
 
 
-def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch, caplog):
+def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(tmp_path, monkeypatch, caplog):
     from app.engine import fused, fused_decoder
     from app.engine.graph_runner import GraphRunner
     from app.engine.stacks import LAYERS, QUERY_VALUE, Reach
@@ -238,13 +238,13 @@ def test_the_warm_up_runs_every_shape_and_says_how_far_it_is(drive, monkeypatch,
     original, keys = GraphRunner.run, []
     monkeypatch.setattr(GraphRunner, "run", lambda self, key, run: (keys.append(key), original(self, key, run)))
     with caplog.at_level("INFO", logger="app.engine.fused_decoder"):
-        driver = drive(
-            text=TEXT | {"num_hidden_layers": 1}, decoder="fused", max_batch=2, max_context=256, step_tokens=32
-        )
+        limits = {"decoder": "fused", "max_batch": 2, "max_context": 256, "step_tokens": 32}
+        driver = Driver(tmp_path / "registry", {}, text=TEXT | {"num_hidden_layers": 1}, **limits)
     shapes = [(0, 2), (0, 1), (32, 2), (16, 2), (32, 0), (16, 0)]
     reaches = (None, Reach(64, QUERY_VALUE), Reach(64, LAYERS))
     assert keys == [(*shape, reach) for reach in reaches for shape in shapes]
     assert [record.args for record in caplog.records] == [(done, 18) for done in range(0, 18, 4)]
     briefly(driver.loaded)
     (answer,) = driver.ask(Job())  # and the engine is as good as new
+    driver.engine.close()
     assert answer.done

@@ -20,9 +20,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     hear = Service.hear
 
-    def watched(self: Service, data: bytes, filename: str | None = None) -> object:
+    def watched(self: Service, data: bytes, filename: str | None = None, **options: bool) -> object:
         seen.append(len(data))
-        return hear(self, data, filename)
+        return hear(self, data, filename, **options)
 
     monkeypatch.setattr(Service, "hear", watched)
     return seen

@@ -49,7 +49,9 @@ class VisibleRegistry:
     def versions(self, name: str) -> list[int]:
         """All versions on disk, the current one included, oldest first; a tenant's own alone for a tenant."""
         self._look(name)
-        found, current = self.whole.versions(name), self._number(name)
+        with self._own_words():
+            found = self.whole.versions(name)
+        current = self._number(name)
         if self.caller.tenant is None:
             return found
         owner = self.whole.owner(name)
@@ -103,7 +105,8 @@ class VisibleRegistry:
             raise AdapterNotFound(error.name, self.names()) from None
 
     def _number(self, name: str) -> int | None:
-        current = self.whole.current(name)
+        with self._own_words():
+            current = self.whole.current(name)
         return current.version if current else None
 
     def _sees(self, name: str) -> bool:

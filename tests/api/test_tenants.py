@@ -14,7 +14,9 @@ import pytest
 import soundfile
 
 from app.access.keys import KeyRecord, digest, new_key, revoke, write_keys
+from app.errors import AdapterNotFound
 from app.jobs import command
+from app.registry.registry import Registry
 from app.registry.visible import VisibleRegistry
 from tests.api.conftest import Running, audio, busy, until, wav
 from tests.jobs.support import STAND_IN, plan
@@ -386,4 +388,15 @@ async def test_an_adapter_that_goes_meanwhile_is_missed_without_names_of_others(
     assert response.status_code == 404
     assert "acme-secret-x" not in response.text
     monkeypatch.undo()
+    assert (await asked.upload("rival", "acme-secret-y", packed)).status_code == 201
+    for method in ("current", "versions"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, method, gone)
+            response = await asked("rival", "POST", "/adapters/acme-secret-y/rollback")
+        assert response.status_code == 404
+        assert "acme-secret-x" not in response.text
     await asked("acme", "DELETE", "/adapters/acme-secret-x")
+
+
+def gone(self: Registry, name: str) -> None:
+    raise AdapterNotFound(name, ["acme-secret-x"])

@@ -19,7 +19,9 @@ from app.access.keyring import Keyring
 from app.access.meter import Meter
 from app.api import sse
 from app.api.auth import Guard
+from app.api.cors import Cors, checked_origins
 from app.api.limits import BodyLimit
+from app.api.open_requests import OpenRequests
 from app.api.openai import errors as openai
 from app.api.problems import problem_of, problem_response
 from app.api.request_ids import RequestIds
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 INLINE = 1 << 20  # bytes of a body that travel with the call; longer ones go through Ray's object store
 PART = 8 << 20
 SPARE_S = 10.0  # a replica's own deadline comes first
+JUDGED = (b"origin", b"sec-fetch-site")  # here, for the whole cluster; a replica would answer them once more
 KEPT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
 
 
@@ -43,7 +46,10 @@ class Ingress:
         self._watch_s = settings.watch_seconds
         relay: ASGIApp = Relay(replicas, settings)
         relay = BodyLimit(relay, settings)
-        self._app = RequestIds(Guard(relay, self._keyring, Meter()))
+        self._requests = OpenRequests()
+        origins = checked_origins(settings.cors_origins, self._keyring.guarded_for_all)
+        relay = Guard(relay, self._keyring, Meter(), self._requests, origins)
+        self._app = RequestIds(Cors(relay, origins))
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, request: Request) -> Response:
@@ -54,7 +60,7 @@ class Ingress:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._watch_s)
-            await asyncio.to_thread(self._keyring.refresh)
+            self._requests.end(await asyncio.to_thread(self._keyring.refresh))
 
 
 class _Through(Response):
@@ -160,7 +166,7 @@ async def _put(part: bytes) -> ray.ObjectRef:
 def _portable(scope: Scope) -> dict[str, Any]:
     """What of a scope can travel; the id that was given here is the request's id there too."""
     kept = {key: scope[key] for key in KEPT if key in scope}
-    kept["headers"] = [(bytes(key), bytes(value)) for key, value in scope["headers"]]
+    kept["headers"] = [(bytes(key), bytes(value)) for key, value in scope["headers"] if key not in JUDGED]
     for ends in ("client", "server"):
         kept[ends] = tuple(scope[ends]) if scope.get(ends) else None
     MutableHeaders(scope=kept)["X-Request-Id"] = scope["state"]["request_id"]

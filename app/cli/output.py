@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -87,11 +87,12 @@ def table_of(*columns: str, title: str | None = None) -> Table:
     return Table(*columns, title=title, title_justify="left", box=box.ROUNDED, header_style="bold")
 
 
-def receipt_table(receipts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    """What was heard of each recording."""
-    table = table_of("heard", "format", "rate", "channels", "seconds", "used", "peak", "notes")
+def receipt_table(receipts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Group:
+    """A row for each recording, and below them the warnings, which a column would break into single words."""
+    table = table_of("recording", "format", "rate", "channels", "seconds", "used", "peak")
+    notes = []
     for name, receipt in zip(names, receipts, strict=False):
-        notes = [*receipt["warnings"]]
+        notes += [Text.assemble(("note ", "yellow"), f"{name}: {warning}") for warning in receipt["warnings"]]
         table.add_row(
             Text(name),
             f"{receipt['container']}/{receipt['codec']}",
@@ -100,9 +101,8 @@ def receipt_table(receipts: Sequence[Mapping[str, Any]], names: Sequence[str]) -
             f"{receipt['seconds']:.2f}",
             f"{receipt['seconds_used']:.2f}",
             f"{receipt['peak']:.2f}",
-            Text("; ".join(notes)) if notes else NONE,
         )
-    return table
+    return Group(table, *notes)
 
 
 def timings_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:

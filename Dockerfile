@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # The CUDA libraries that torch needs come with its wheels; the base image adds the runtime that
 # NVIDIA's container toolkit looks for. Ubuntu 24.04 brings Python 3.12.
+# `make pin-image` asks the registry for this tag's digest and writes it behind the tag: name@sha256:…
 ARG CUDA_IMAGE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${CUDA_IMAGE} AS build

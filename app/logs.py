@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
@@ -19,6 +20,22 @@ def configure(style: Literal["text", "json"]) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for loud in ("httpx", "httpcore"):  # a line for each request to the Hub
         logging.getLogger(loud).setLevel(logging.WARNING)
+
+
+def hide_progress_bars() -> None:
+    """Have transformers load weights without a progress bar, which would break a log's lines."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' progress bars, warnings and FutureWarnings out of what a command prints."""
+    from transformers.utils import logging as transformers_logging
+
+    hide_progress_bars()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def printable(text: str) -> str:
@@ -47,7 +64,7 @@ class JsonFormatter(logging.Formatter):
     """`time` (UTC), `level`, `logger`, `message`, `request_id`, whatever was passed as `extra`, and `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, object] = {
+        record_fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -56,8 +73,8 @@ class JsonFormatter(logging.Formatter):
             **{name: value for name, value in record.__dict__.items() if name not in _STANDARD},
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps({name: value for name, value in told.items() if value is not None}, default=str)
+            record_fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps({name: value for name, value in record_fields.items() if value is not None}, default=str)
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:

@@ -16,28 +16,31 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 
 from app import __version__, logs
-from app.api import adapters, classify, compare, datasets, generate, health, jobs, page, problems, status
-from app.api.access_log import AccessLog
-from app.api.auth import Guard
-from app.api.cors import Cors, checked_origins
-from app.api.headers import DOCS, SecurityHeaders
-from app.api.hosts import AllowedHosts
-from app.api.limits import BodyLimit
+from app.api import disconnect, openapi_document, problems
+from app.api.dependencies import AppState, stop
 from app.api.metrics import CountResponses
-from app.api.openai import chat, models, transcriptions
+from app.api.middleware.access_log import AccessLog
+from app.api.middleware.allowed_hosts import AllowedHosts
+from app.api.middleware.auth import Guard
+from app.api.middleware.body_limit import BodyLimit
+from app.api.middleware.cors import Cors, checked_origins
+from app.api.middleware.request_ids import RequestIds
+from app.api.middleware.request_line import RequestLine
+from app.api.middleware.security_headers import SecurityHeaders
+from app.api.middleware.traces import TraceRequests, Traces
+from app.api.openai import chat, models, responses, transcriptions
 from app.api.problems import Faults
 from app.api.protocol import BoundedProtocol
-from app.api.request_ids import RequestIds
-from app.api.request_line import RequestLine
-from app.api.state import AppState, stop
-from app.api.traces import TraceRequests, Traces
+from app.api.routes import adapters, classify, compare, datasets, feedback, generate, health, jobs, page, status
 from app.errors import BadRequest, NotReady, OvertoneError
+from app.listening import listening_sockets
+from app.service.service import freeze_gc_heap
 from app.settings import Settings
 
 TITLE = "Overtone"
-TELLING_S = 3  # for those to hear of it whose time ran out in a shutdown
+ERRORS_S = 3  # for sending errors to the requests that a shutdown ends
 DESCRIPTION = """
-One Qwen2-Audio model stays resident; named LoRA adapters are chosen per request.
+One audio language model stays resident; named LoRA adapters are chosen per request.
 
 1. `POST /generate` with a recording and a prompt; `adapter` names an adapter, a mix, or `base`.
    `POST /classify` gives probabilities instead of words, from an adapter that is a classification head.
@@ -52,6 +55,7 @@ Errors are `application/problem+json` (RFC 9457): match on `code`, read `detail`
 TAGS = [
     {"name": "generate", "description": "Ask about audio."},
     {"name": "adapters", "description": "List, add, choose and remove adapters."},
+    {"name": "feedback", "description": "Judge answers and correct them; train on that."},
     {"name": "training", "description": "Train adapters beside the service."},
     {"name": "openai", "description": "OpenAI's API, for clients that speak it already."},
     {"name": "health", "description": "For orchestrators and monitoring."},
@@ -78,13 +82,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title=TITLE,
         version=__version__,
-        summary="One resident Qwen2-Audio model, many LoRA adapters, chosen per request.",
+        summary="One resident audio language model, many LoRA adapters, chosen per request.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
         separate_input_output_schemas=False,
-        docs_url=DOCS,
+        docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=openapi_document.operation_id,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # `RequestLine` takes them away
         # outermost first
@@ -92,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(RequestIds),
             *([Middleware(TraceRequests, traces=traces)] if traces else []),
             Middleware(AccessLog),
-            Middleware(SecurityHeaders, title=TITLE),
+            Middleware(SecurityHeaders),
             Middleware(Cors, origins=origins),
             Middleware(CountResponses, metrics=state.metrics),
             Middleware(Faults),
@@ -104,6 +109,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.overtone = state
     problems.install(app)
+    disconnect.install(app)
     # Checked in `Guard`, before a body is read; named here so that /docs offers to enter a key.
     keys = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     limited = problems.documented(403, 429)  # any route may be beyond a key's scopes or limits
@@ -111,27 +117,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.mount("/web", page.WebFiles())
     app.include_router(health.router)
     guards = keys if state.keyring.guarded else []
-    for module in (generate, compare, classify, adapters, jobs, datasets, status):
+    for module in (generate, compare, classify, adapters, jobs, datasets, feedback, status):
         app.include_router(module.router, dependencies=guards, responses=limited)
-    for module in (models, chat, transcriptions):  # these document their errors in OpenAI's shape
+    for module in (models, chat, responses, transcriptions):  # these document their errors in OpenAI's shape
         app.include_router(module.router, dependencies=guards)
+    openapi_document.install(app)
     return app
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
     """Run until SIGTERM or SIGINT; running requests may end within `drain_seconds`.
 
-    Raises NotReady when the model cannot be loaded, ModelRejected and its kin when that is explained, and BadRequest
-    where keys are required and missing.
+    ``sockets``: those to listen on; none: `listening_sockets` of the settings, whose errors it raises. Raises NotReady
+    when the model cannot be loaded, ModelRejected and its kin when that is explained, and BadRequest where keys are
+    required and missing.
     """
     logs.configure(settings.log_format)
+    logs.hide_progress_bars()
     app = create_app(settings)
     state: AppState = app.state.overtone
     if settings.require_keys and not state.keyring.guarded_for_all and not _loopback(settings.host):
         raise BadRequest(
-            f"Whoever reaches {settings.host} could use this server, for it has no keys. Set OVERTONE_KEYS_FILE (see "
-            "`overtone keys add`) or OVERTONE_API_KEYS; or OVERTONE_REQUIRE_KEYS=false where the port is published on "
-            "127.0.0.1 alone, or something in front asks for keys."
+            f"Anyone who reaches {settings.host} could use this server, for it has no keys. Set OVERTONE_KEYS_FILE "
+            "(see `overtone keys add`) or OVERTONE_API_KEYS; or OVERTONE_REQUIRE_KEYS=false where the port is "
+            "published on 127.0.0.1 alone, or something in front asks for keys."
         )
     config = uvicorn.Config(
         app,
@@ -141,12 +150,12 @@ def serve(settings: Settings) -> None:
         http=BoundedProtocol,
         ws="none",
         log_config=None,
-        access_log=False,  # `AccessLog` tells more
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + TELLING_S,
+        access_log=False,  # `AccessLog` has more
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + ERRORS_S,
     )
     server = _Server(config, state)
-    state.on_failure = server.stop
-    server.run()
+    state.on_ready, state.on_failure = freeze_gc_heap, server.stop
+    server.run(sockets or listening_sockets(settings.host, settings.port))
     if isinstance(state.failure, OvertoneError):
         raise state.failure
     if state.failure is not None:

@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keyring import Keyring
 from app.access.meter import Meter
 from app.api import sse
-from app.api.auth import Guard
-from app.api.cors import Cors, checked_origins
-from app.api.limits import BodyLimit
+from app.api.middleware.auth import Guard
+from app.api.middleware.body_limit import BodyLimit
+from app.api.middleware.cors import Cors, checked_origins
+from app.api.middleware.request_ids import RequestIds
 from app.api.open_requests import OpenRequests
 from app.api.openai import errors as openai
 from app.api.problems import problem_of, problem_response
-from app.api.request_ids import RequestIds
 from app.errors import Forbidden, NotReady, OvertoneError, QueueFull
 from app.settings import Settings
 from deploy.ray_routing import adapter_of
@@ -48,7 +48,7 @@ class Ingress:
         relay = BodyLimit(relay, settings)
         self._requests = OpenRequests()
         origins = checked_origins(settings.cors_origins, self._keyring.guarded_for_all)
-        relay = Guard(relay, self._keyring, Meter(), self._requests, origins)
+        relay = Guard(relay, self._keyring, Meter(tenant_most=settings.tenant_requests), self._requests, origins)
         self._app = RequestIds(Cors(relay, origins))
         self._watching: asyncio.Task[None] | None = None
 
@@ -105,14 +105,14 @@ class Relay:
         except (RayError, RayServeException, NotReady, QueueFull, Forbidden) as error:
             if isinstance(error, TaskCancelledError):
                 raise asyncio.CancelledError from error
-            told = _told(error)
+            refusal = _refusal_of(error)
             log.warning("%s %s: %s", scope["method"], scope["path"], type(error).__name__)
             if started is None:
-                await problem_response(told, scope)(scope, receive, send)
+                await problem_response(refusal, scope)(scope, receive, send)
             elif "text/event-stream" in Headers(raw=started["headers"]).get("content-type", ""):
-                await send({"type": "http.response.body", "body": _event(told, scope), "more_body": False})
+                await send({"type": "http.response.body", "body": _event(refusal, scope), "more_body": False})
             else:
-                raise  # an answer cut short: the connection breaks, so nobody takes it for whole
+                raise  # an answer cut short: the connection breaks, so no client takes it for whole
 
     async def _answer(self, scope: Scope, body: bytes | list[bytes], adapter: str) -> AsyncIterator[Message]:
         replicas = self._replicas.options(stream=True, multiplexed_model_id=adapter)
@@ -143,7 +143,7 @@ class Relay:
 
 
 async def _body(receive: Receive) -> bytes | list[bytes]:
-    """The whole body: in one where it is short, else in parts. Whoever leaves meanwhile gets no answer."""
+    """The whole body: in one where it is short, else in parts. A client that leaves meanwhile gets no answer."""
     parts, part, size = [], bytearray(), 0
     while True:
         message = await receive()
@@ -164,7 +164,7 @@ async def _put(part: bytes) -> ray.ObjectRef:
 
 
 def _portable(scope: Scope) -> dict[str, Any]:
-    """What of a scope can travel; the id that was given here is the request's id there too."""
+    """The part of a scope that can be sent to a replica; the request's id stays the same there."""
     kept = {key: scope[key] for key in KEPT if key in scope}
     kept["headers"] = [(bytes(key), bytes(value)) for key, value in scope["headers"] if key not in JUDGED]
     for ends in ("client", "server"):
@@ -173,8 +173,8 @@ def _portable(scope: Scope) -> dict[str, Any]:
     return kept
 
 
-def _told(error: Exception) -> OvertoneError:
-    """What the client is told: where a replica died, that it may ask again."""
+def _refusal_of(error: Exception) -> OvertoneError:
+    """The error for the client; after the death of a replica, that it may try again."""
     if isinstance(error, OvertoneError):
         return error
     if isinstance(error, BackPressureError):

@@ -1,4 +1,4 @@
-"""One Overtone inside a Ray Serve replica: the whole app, spoken to in ASGI messages."""
+"""One Overtone inside a Ray Serve replica: the whole app, called with ASGI messages."""
 
 import asyncio
 from collections import Counter
@@ -35,6 +35,7 @@ class Replica:
             update={"adapters": Path(settings.adapters) / own, "jobs": Path(settings.jobs) / own}
         )
         logs.configure(settings.log_format)
+        logs.hide_progress_bars()
         self._id = context.replica_id
         self._app = create_app(settings)
         self._state = self._app.state.overtone
@@ -65,7 +66,7 @@ class Replica:
             raise RuntimeError("the model could not be loaded") from self._state.failure
 
     def base_names(self) -> list[str]:
-        """What names the base model, so that nobody takes it for an adapter."""
+        """The names of the base model, which are no adapter's."""
         return [self._state.ready().loaded.spec.name]
 
     async def handle(self, scope: Scope, parts: Sequence[Part], adapter: str) -> AsyncIterator[list[Message]]:
@@ -103,8 +104,8 @@ class Replica:
                 while not messages.empty():
                     batch.append(messages.get_nowait())
                 ended = batch[-1] is None
-                if told := [message for message in batch if message is not None]:
-                    yield told
+                if sent := [message for message in batch if message is not None]:
+                    yield sent
             await task  # raises what ended the app
         finally:
             gone.set()
@@ -115,10 +116,10 @@ class Replica:
             self._asking[adapter] -= 1
 
     async def _announce(self) -> None:
-        """Tell Ray which adapters are resident; the engine loads and evicts them, not `serve.multiplexed`."""
+        """Report to Ray the adapters that are resident; the engine loads and evicts them, not `serve.multiplexed`."""
         while True:
             service = self._state.service
-            resident = {slot.uid.partition("@")[0] for slot in list(service.engine.residency.slots.slots.values())}
+            resident = service.adapters.resident_names()
             known = set(service.registry.whole.names())
             asked = {name for name, count in list(self._asking.items()) if count > 0}
             self._asking = +self._asking

@@ -1,7 +1,7 @@
 """Chooses a replica for a request by the adapter that it names.
 
 Ray's own router for multiplexed models hands a chosen replica to whichever request waits longest, so that with many
-clients a part of the requests lands elsewhere; this one gives each request the replica chosen for it.
+clients a part of the requests goes elsewhere; this one gives each request the replica chosen for it.
 """
 
 import random
@@ -14,7 +14,7 @@ RECENT_S = 2.0  # longer than an announcement takes to come round
 
 
 class AdapterRouter(RequestRouter):
-    """Where the adapter is resident; else where the fewest are; where those are full, anywhere."""
+    """Replicas with the adapter; else those with the fewest adapters; where those are full, any."""
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -1,4 +1,4 @@
-"""Which adapter a request names, read from its bytes without parsing it.
+"""The adapter that a request names, read from its bytes without parsing it.
 
 A hint for routing: where it is wrong, a replica loads an adapter that another one had.
 """

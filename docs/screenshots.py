@@ -69,7 +69,7 @@ def ask(page: Page, adapter: str) -> None:
 
 def train(page: Page, url: str) -> None:
     page.goto(f"{url}/#/train")
-    page.get_by_label("or take one that is there").select_option(index=1)
+    page.get_by_label("or use one that is there").select_option(index=1)
     page.get_by_label("Name of the adapter").fill("telephone-tones")
     page.locator(".view:visible .options summary").click()
     page.get_by_label("Epochs").fill("5")
@@ -94,10 +94,11 @@ def wide(browser: Browser, url: str) -> None:
     page.emulate_media(color_scheme="dark")
     shot(page, "adapters-dark")
     page.goto(f"{url}/#/compare")
-    page.locator(".view:visible input[type=file]").set_input_files(SPOKEN)
     page.get_by_role("checkbox", name="telephone-tones").uncheck()
+    page.get_by_role("textbox", name="Expected text").fill("go forward ten meters")
     page.get_by_role("button", name="Compare", exact=True).click()
     page.locator(".column footer button").nth(2).wait_for()
+    page.locator(".columns").scroll_into_view_if_needed()
     shot(page, "compare-dark")
     page.goto(f"{url}/#/server")
     for _ in range(12):  # some load to look at

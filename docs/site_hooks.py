@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "pretrain.md": "training/pretrain/README.md",
     "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
 }
 TITLES = {"openai": "OpenAI"}

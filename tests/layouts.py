@@ -8,7 +8,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from app.model.base import LoadedModel
+from app.models.loading import LoadedModel
 from tests.support import oracle_model
 
 WEIGHTS = "adapter_model.safetensors"

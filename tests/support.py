@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from transformers import (
 )
 
 from app.audio.decode import Receipt, Recording
-from app.engine.request import Sampling
-from app.model.base import LoadedModel, describe
-from app.model.features import Clip, FeatureExtractor
-from app.model.head import Head, HeadConfig
-from app.model.prompt import Message, PromptRenderer
+from app.engine.sampling_params import SamplingParams
+from app.models.features import Clip, FeatureExtractor
+from app.models.head import Head, HeadConfig
+from app.models.loading import LoadedModel, describe
+from app.models.prompt import Message, PromptRenderer
+from app.models.weights.at_rest import layer_formats
+from app.quantization.formats import Format
+from app.quantization.linear import QuantizedLinear, quantize_layers
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
 LM = r".*language_model.*\."
@@ -65,14 +69,38 @@ def random_processor() -> Qwen2AudioProcessor:
     return Qwen2AudioProcessor(extractor, fast, chat_template=template)
 
 
+def text_config(processor: Any, **sizes: Any) -> dict[str, Any]:
+    """A small Qwen2 with grouped queries; ``sizes`` replace its own."""
+    return {
+        "model_type": "qwen2",
+        "vocab_size": len(processor.tokenizer),
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        **sizes,
+    }
+
+
+def drawn(model: Any, processor: Any, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """The model with weights that make answers vary, from torch's own generator."""
+    for path, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and "embed_positions" not in path:
+            torch.nn.init.normal_(parameter, std=0.3 if "audio_tower" in path else 0.2)
+        elif path.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.02)
+    model = model.to(dtype).eval().requires_grad_(False)
+    return LoadedModel(model, processor, describe(model, "random", "f" * 64))
+
+
 def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **text: Any) -> LoadedModel:
     """A random Qwen2-Audio whose greedy answers vary with prompt, audio and adapter."""
     torch.manual_seed(seed)
     processor = random_processor()
     audio_id = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    sizes: dict[str, Any] = dict(
-        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96
-    )
     config = Qwen2AudioConfig(
         audio_config=dict(
             model_type="qwen2_audio_encoder",
@@ -83,25 +111,30 @@ def random_model(seed: int = 0, dtype: torch.dtype = torch.float32, **text: Any)
             num_mel_bins=128,
             max_source_positions=SECONDS * 50,
         ),
-        text_config=dict(
-            model_type="qwen2",
-            vocab_size=len(processor.tokenizer),
-            max_position_embeddings=2048,
-            tie_word_embeddings=False,
-            **(sizes | text),
-        ),
+        text_config=text_config(processor, **text),
         audio_token_id=audio_id,
         audio_token_index=audio_id,
         tie_word_embeddings=False,
     )
-    model = Qwen2AudioForConditionalGeneration(config)
-    for path, parameter in model.named_parameters():
-        if parameter.dim() >= 2 and "embed_positions" not in path:
-            torch.nn.init.normal_(parameter, std=0.3 if "audio_tower" in path else 0.2)
-        elif path.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.02)
-    model = model.to(dtype).eval().requires_grad_(False)
-    return LoadedModel(model, processor, describe(model, "random", "f" * 64))
+    return drawn(Qwen2AudioForConditionalGeneration(config), processor, dtype)
+
+
+def at_rest(loaded: LoadedModel, weights: Format) -> LoadedModel:
+    """The model with its matrices quantised in place."""
+    quantize_layers(loaded.model, layer_formats(loaded.model, weights))
+    return LoadedModel(loaded.model, loaded.processor, replace(loaded.spec, weights=weights))
+
+
+def dequantized(loaded: LoadedModel) -> LoadedModel:
+    """A plain model with the numbers that a model at rest computes with: what the oracle is made of."""
+    model = copy.deepcopy(loaded.model)
+    for path, module in loaded.model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            plain = torch.nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            plain.weight = torch.nn.Parameter(module.matrix.dequantize(loaded.dtype), requires_grad=False)
+            plain.bias = model.get_submodule(path).bias
+            model.set_submodule(path, plain)
+    return LoadedModel(model, loaded.processor, replace(loaded.spec, weights="bfloat16"))
 
 
 def make_adapter(
@@ -185,9 +218,9 @@ def peft_model(loaded: LoadedModel, folder: Path, name: str = "one") -> Any:
 
 
 def oracle_model(loaded: LoadedModel) -> Any:
-    """A fresh, unpatched Qwen2-Audio with the same weights."""
-    config = Qwen2AudioConfig.from_dict(loaded.model.config.to_dict())
-    model = Qwen2AudioForConditionalGeneration(config).to(loaded.dtype)
+    """A fresh, unpatched model of the same class with the same weights."""
+    config = type(loaded.model.config).from_dict(loaded.model.config.to_dict())
+    model = type(loaded.model)(config).to(loaded.dtype)
     model.load_state_dict(loaded.model.state_dict())
     return model.eval().requires_grad_(False)
 
@@ -198,6 +231,7 @@ def oracle(model: Any, loaded: LoadedModel, messages: list[Message], waves: list
     content = [
         {"type": "audio", "audio_url": ""} if isinstance(part, Clip) else {"type": "text", "text": part}
         for part in messages[-1].parts
+        if isinstance(part, str) or not part.joined
     ]
     conversation = [{"role": messages[-1].role, "content": content}]
     text = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
@@ -211,5 +245,5 @@ def oracle(model: Any, loaded: LoadedModel, messages: list[Message], waves: list
     return ids
 
 
-def greedy(new: int) -> Sampling:
-    return Sampling(max_new_tokens=new)
+def greedy(new: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=new)

@@ -35,6 +35,8 @@ OTHERS = {
     "mkdir -p /tmp/overtone-store": "a folder for the servers of the next lines",
     "pip install -c requirements.lock": "changes the environment",
     "serve run deploy.ray_serve": "runs until it is stopped; tests/cluster serves the same application",
+    "pip install openapi-python-client": "changes the environment",
+    "openapi-python-client generate": "tests/api/openai/test_generated_client.py",
     "docker build": "needs docker",
     "kubectl apply": "needs a cluster",
     "python docs/guides/dictation.py": "needs espeak-ng, a program of the system",
@@ -45,7 +47,8 @@ NOT_RUN = {
     "overtone serve": "runs until it is stopped; the server below is the same app",
     "OVERTONE_MODEL=": "needs the 7B weights from the Hub",
     "OVERTONE_SHARED_ADAPTERS=": "runs until it is stopped; tests/api/test_shared.py",
-    "OVERTONE_WEIGHTS=": "runs until it is stopped, and needs a GPU",
+    "OVERTONE_WEIGHTS=": "runs until it is stopped",
+    "overtone quantize": "needs the 7B weights from the Hub; tests/quantization/test_checkpoint.py",
     "overtone train": "minutes; tests/training/test_run.py",
     "python -m training train": "minutes; tests/training/test_examples.py",
     "accelerate launch": "needs several GPUs; on a CPU: tests/training/test_workers.py",
@@ -55,6 +58,8 @@ NOT_RUN = {
     "curl localhost:8000/training/jobs": "starts training; tests/api/test_jobs.py",
     "curl -N localhost:8000/training/jobs": "needs a job; tests/api/test_jobs.py",
     "curl 'localhost:8000/training/jobs": "needs a job; tests/api/test_jobs.py",
+    "curl localhost:8000/feedback": "needs an answer of the last hour; tests/api/test_feedback.py",
+    "curl localhost:8000/adapters/my-adapter/rollback": "needs a version that waits; tests/training/test_promotion.py",
     "curl -X DELETE localhost:8000/training/jobs": "needs a job; tests/api/test_jobs.py",
 }
 ALL = commands()
@@ -181,7 +186,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     for name in ("orders", "spelling", "tones", "dictation"):
         shutil.copytree(ROOT / "adapters" / "command-json", root / "adapters" / name)
         (root / "adapters" / name / "manifest.json").unlink()
-    with serving(root) as started:
+    with serving(root, feedback=root / "feedback") as started:
         shutil.copytree(started.source / "spelling", started.source / "mine")
         yield started
 
@@ -231,6 +236,8 @@ def test_overtone_does_it(command: Command, live: Live, tmp_path: Path, monkeypa
         for name, extra in product(("mine", "tones"), ([], ["--replace"])):  # two versions of each
             assert run(cli, ["adapters", "add", "checkpoints/orders", "--name", name, *extra]).exit_code == 0
     words = words_of(command, live)[1:]
+    if words[0] == "sample-data":  # it overwrites nothing
+        shutil.rmtree(tmp_path / words[1])
     done = run(training if words[0] == "sample-data" else cli, words)
     assert done.exit_code == 0, done.output
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,10 @@ def test_the_image_opens_no_port_without_keys(host, keys, starts, monkeypatch, t
     assert "OVERTONE_REQUIRE_KEYS=true" in (ROOT / "Dockerfile").read_text()
     chosen = Settings(_env_file=None, require_keys=True, host=host, api_keys=keys, adapters=tmp_path, jobs=tmp_path)
     started = []
-    monkeypatch.setattr(main._Server, "run", lambda server: started.append(server.config.host))
+    monkeypatch.setattr(main._Server, "run", lambda server, sockets: started.append(server.config.host))
     if starts:
-        main.serve(chosen)
+        with socket.socket() as listening:
+            main.serve(chosen, [listening])
     else:
         with pytest.raises(BadRequest, match="OVERTONE_KEYS_FILE"):
             main.serve(chosen)

@@ -32,15 +32,27 @@ def test_the_routes_are_those_of_the_service():
     assert set(told) == served
 
 
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "SECURITY.md").read_text()
+    section = text.partition("## Promises and their tests\n")[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in section.splitlines() if row.startswith("| ")][2:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[-1])
+        assert named, row[0]
+        for file, test in named:
+            assert re.search(rf"^ *(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
 def test_links_lead_somewhere():
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "README.zh-TW.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("http") or target in MADE or (page.parent / target).exists(), (
                 f"{page.name}: {target}"
             )
 
 
-def test_both_languages_tell_the_same():
+def test_all_languages_tell_the_same():
     """The same chapters, pages and commands."""
 
     def told(name: str) -> tuple[int, set[str], list[str]]:
@@ -50,4 +62,8 @@ def test_both_languages_tell_the_same():
         links = set(re.findall(r"\]\((docs/[^)#]+|app/[^)#]+)\)", page))
         return page.count("\n## "), links, [line for line in lines if line and not line.startswith("#")]
 
-    assert told("README.md") == told("README.zh.md")
+    names = ("README.md", "README.zh.md", "README.zh-TW.md")
+    for name in names:
+        assert told(name) == told("README.md")
+        links = set(re.findall(r"\]\((README[^)#]*)\)", (ROOT / name).read_text()))
+        assert links >= {*names} - {name}

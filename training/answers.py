@@ -1,14 +1,14 @@
 """Answers of the model being trained, by transformers' own `generate`: greedy, rows of like length together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from app.model.prompt import PromptRenderer
+from app.models.prompt import PromptRenderer
 from training.examples import Example
-from training.forward import Forward
 from training.memory import batches_that_fit
+from training.methods.forward import Forward
 
 BATCH = 8
 
@@ -21,8 +21,13 @@ class Answerer:
         self._renderer = renderer
         self._max_new_tokens = max_new_tokens
 
-    def answer(self, examples: Sequence[Example], *, silent: bool = False) -> list[str]:
-        """One answer a row; ``silent``: every recording is replaced by silence of its length."""
+    def answer(
+        self, examples: Sequence[Example], *, silent: bool = False, answered: Callable[[int], object] | None = None
+    ) -> list[str]:
+        """One answer per row; ``silent``: every recording is replaced by silence of its length.
+
+        ``answered``: called with the number of rows of each batch once it is done.
+        """
         order = sorted(range(len(examples)), key=lambda place: len(examples[place].prompt))
         answers: dict[int, str] = {}
         model: Any = self._forward.model
@@ -34,6 +39,8 @@ class Answerer:
 
         for places, found in batches_that_fit(order, BATCH, batch):
             answers.update(zip(places, found, strict=True))
+            if answered:
+                answered(len(places))
         model.train(trained)
         return [answers[place] for place in range(len(examples))]
 

@@ -1,4 +1,4 @@
-"""Which rows go into which step: seeded, bucketed by length, the same after a restart."""
+"""The rows of each step: seeded, bucketed by length, the same after a restart."""
 
 import random
 from collections.abc import Iterator, Sequence

@@ -13,19 +13,18 @@ import torch
 from rich.table import Table
 
 from app.audio.decode import Limits
-from app.errors import BadRequest
-from app.model.base import LoadedModel, load, pick_dtype
-from app.model.features import FeatureExtractor
-from app.model.prompt import PromptRenderer
-from app.model.random_weights import SIZES, random_weights
+from app.models.features import FeatureExtractor
+from app.models.loading import LoadedModel, load, pick_dtype
+from app.models.prompt import PromptRenderer
+from app.models.weights.random_weights import random_weights
 from app.settings import Settings
-from training.adapt import Adapted
+from training.audio_features import AudioFeatures
 from training.data.rows import Row, Sound, Turn
 from training.events import Events
 from training.examples import Example, make_examples
-from training.forward import Forward
-from training.fused import fused
-from training.hearing import Hearing
+from training.methods.forward import Forward
+from training.methods.fused_projections import fused
+from training.methods.peft_model import Adapted
 from training.options import TrainOptions
 from training.trainer import Trainer
 from training.workers import Workers, join
@@ -57,48 +56,50 @@ def measure(settings: Settings, size: str | None, seconds: float, batch: int | N
     workers = Workers()
     batch = (batch or min(32, max(8, round(160 / seconds)))) * workers.count
     with tempfile.TemporaryDirectory() as folder:
-        hearing = Hearing(loaded, Limits(3600, 1 << 30), Path(folder))
+        audio_features = AudioFeatures(loaded, Limits(3600, 1 << 30), Path(folder))
         seconds = min(seconds, FeatureExtractor(loaded.processor).window_seconds)
-        examples = make_examples(_rows(Path(folder), seconds, batch), hearing, PromptRenderer(loaded.processor))
+        examples = make_examples(_rows(Path(folder), seconds, batch), audio_features, PromptRenderer(loaded.processor))
         options = TrainOptions(data="-", name="bench", batch=batch, micro_tokens=16384, dropout=0)
-        found = [] if workers.count > 1 else [_plain(loaded, examples, hearing, options, steps)]
+        found = [] if workers.count > 1 else [_plain(loaded, examples, audio_features, options, steps)]
         torch.manual_seed(0)
         adapted = Adapted(loaded, options)
-        forward = Forward(loaded.model, hearing)
+        forward = Forward(loaded.model, audio_features)
         checkpoint = Path(folder) / "checkpoint"
         trainer = Trainer(adapted, forward, examples, examples, options, Events(), checkpoint, workers)
         name = f"overtone train, {workers.count} processes" if workers.count > 1 else "overtone train"
-        with fused(loaded.device):
+        with fused(loaded.model, loaded.device):
             found.append(_timed(name, lambda: trainer.step(examples), examples, loaded, steps))
         workers.leave()
         return found
 
 
 def _plain(
-    loaded: LoadedModel, examples: list[Example], hearing: Hearing, options: TrainOptions, steps: int
+    loaded: LoadedModel, examples: list[Example], audio_features: AudioFeatures, options: TrainOptions, steps: int
 ) -> "Speed":
     torch.manual_seed(0)
-    plain = _Plain(loaded, examples, hearing, options)
+    plain = _Plain(loaded, examples, audio_features, options)
     found = _timed("transformers + PEFT, plain loop", plain.step, examples, loaded, steps)
     plain.unload()
     return found
 
 
 class _Plain:
-    """What one writes without us: processor and tower at every step, padded windows, logits of every token."""
+    """A plain loop of transformers and PEFT: processor and tower at every step, padded windows, all logits."""
 
-    def __init__(self, loaded: LoadedModel, examples: list[Example], hearing: Hearing, options: TrainOptions) -> None:
+    def __init__(
+        self, loaded: LoadedModel, examples: list[Example], audio_features: AudioFeatures, options: TrainOptions
+    ) -> None:
         from peft import LoraConfig, get_peft_model
 
-        self._model: Any = get_peft_model(loaded.model, LoraConfig(**options.lora()))
-        self._loaded, self._examples, self._hearing = loaded, examples, hearing
+        self._model: Any = get_peft_model(loaded.model, LoraConfig(**options.lora(loaded.family.targets)))
+        self._loaded, self._examples, self._audio_features = loaded, examples, audio_features
         self._optimiser = torch.optim.AdamW([p for p in self._model.parameters() if p.requires_grad], lr=1e-4)
 
     def unload(self) -> None:
         self._model.unload()
 
     def step(self) -> float:
-        clips = [clip for example in self._examples for clip in self._hearing.clips(example.clips[0].sound)]
+        clips = [clip for example in self._examples for clip in self._audio_features.clips(example.clips[0].sound)]
         longest = max(len(example.ids) for example in self._examples)
         ids = torch.zeros(len(self._examples), longest, dtype=torch.long)
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
@@ -108,8 +109,8 @@ class _Plain:
             labels[row, list(example.labels)] = tokens[list(example.labels)]
         mel = torch.stack([clip.mel for clip in clips]).to(self._loaded.dtype)
         valid = torch.arange(mel.shape[2]) < torch.tensor([clip.frames for clip in clips])[:, None]
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "input_features": mel}
-        batch["feature_attention_mask"] = valid.long()
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        batch |= self._loaded.family.inputs(mel, valid.long())
         self._model.train()
         loss = self._model(**{name: tensor.to(self._loaded.device) for name, tensor in batch.items()}).loss
         loss.backward()
@@ -157,10 +158,8 @@ def _load(settings: Settings, size: str | None) -> LoadedModel:
     device = join(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     if size is None:
-        return load(settings.model, device, dtype)
-    if size not in SIZES:
-        raise BadRequest(f"There are no dimensions named {size!r}; known: {', '.join(SIZES)}.")
-    return random_weights(size, settings.model, device, dtype)
+        return load(settings.model, device, dtype, settings.weights)
+    return random_weights(size, settings.model, device, dtype, settings.weights)
 
 
 def table_of(found: list[Speed]) -> Table:

@@ -4,7 +4,7 @@ import json
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.errors import AdapterRejected, BadRequest, DatasetError, OvertoneError
+from app.errors import AdapterRejected, BadRequest, DatasetError, OvertoneError, path_error
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -31,12 +31,16 @@ app = typer.Typer(
 REFUSED = 2  # exit code when the gate or the options say no
 ALIASES = {"batch_size": "batch", "audio_tower": "include_audio_tower"}
 
-Name = Annotated[str | None, typer.Option(help="Of the adapter; a taken name gets its next version.")]
-Model = Annotated[str | None, typer.Option(help="Hub id or local folder of a Qwen2-Audio model.", show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Option(help="Of the adapter [required to train]; a taken name gets its next version.", show_default=False),
+]
+Model = Annotated[str | None, typer.Option(help="Hub id or folder of an audio language model.", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …", show_default=False)]
 Allow = Annotated[str, typer.Option(help="Codes of the gate to go on in spite of, with commas.", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="Any option: --set learning_rate=1e-4", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 Folder = Annotated[Path | None, typer.Option(help="Checkpoint, logs and curves. Default: runs/NAME.")]
 
 
@@ -51,6 +55,9 @@ def train(
     data: Annotated[str, typer.Argument(help="JSONL, CSV, a folder, or hf:owner/name.", show_default=False)],
     name: Name = None,
     method: Annotated[str, typer.Option(help="lora, projector or head.")] = "lora",
+    weights: Annotated[
+        str | None, typer.Option(help="The base's matrices: bfloat16, float8, int8, int4.", show_default=False)
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="LoRA: seed, balanced or strong.", show_default=False)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
     validation: Annotated[str | None, typer.Option(help="Rows held out, default: a tenth.", show_default=False)] = None,
@@ -87,11 +94,15 @@ def train(
     A run that was cut off goes on from its checkpoint when the same command is given again.
     """
     given = {
-        "preset": preset, "epochs": epochs, "validation": validation, "prompt": prompt, "task": task,
+        "weights": weights, "preset": preset, "epochs": epochs, "validation": validation, "prompt": prompt,
+        "task": task,
         "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
         "lora_plus": lora_plus, "rank": rank, "hidden": hidden, "seed": seed,
         "push_to_hub": push_to_hub, "audio_roots": audio_root,
     }  # fmt: skip
+    from training.data.decoding import start_decoders
+
+    start_decoders()  # while the libraries of this process load
     from training.events import Events, json_lines, tensorboard
     from training.workers import launched
 
@@ -100,12 +111,12 @@ def train(
     trains = not (check or dry_run)
     rank, _ = launched()  # the first process writes for all
     with _reported(told, as_json):
+        if trains and not name:
+            raise BadRequest("Name the adapter: --name my-adapter.")
         if rank == 0 and (events or trains):
             told.listeners.append(json_lines(events or folder / "events.jsonl"))
         if rank == 0 and trains:
             told.listeners.append(tensorboard(folder / "tensorboard"))
-        if not (name or check):
-            raise BadRequest("Name the adapter: --name my-adapter.")
         options = options_of(data, name or "check", method, given, settings, allow)
         run = partial(_train, options, settings_of(model=model, device=device, adapters=registry), folder, told)
         run(check, dry_run, as_json)
@@ -116,24 +127,29 @@ def compare_methods(
     data: Annotated[str | None, typer.Argument(help="Data for all methods; default: telephone tones.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the plots.")] = Path("runs/comparison"),
     dimensions_only: Annotated[
-        str | None, typer.Option(help="Only count, at these dimensions: Qwen/Qwen2-Audio-7B-Instruct or a folder.")
+        str | None, typer.Option(help="Only count, at these dimensions: a folder, or a model such as 7b.")
     ] = None,
     epochs: Annotated[float, typer.Option(help="Of LoRA and projector.")] = 6.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answers that are judged.")] = 128,
     model: Model = None,
     device: Device = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Train LoRA, projector and head on the same data and tell what each costs, changes and leaves intact."""
+    """Train LoRA, projector and head on the same data and report what each costs, changes and leaves intact."""
     with _reported(as_json=as_json):
-        from training.compare import compare, write_comparison
-        from training.console import err
-        from training.console import out as shown
         from training.dimensions import dimensions, write_dimensions
+        from training.overwriting import check_unused
+        from training.reports.compare import compare, write_comparison
+        from training.reports.console import err
+        from training.reports.console import out as shown
 
         if dimensions_only:
+            check_unused([out / "dimensions.md", out / "dimensions.json"], force)
             text, file = write_dimensions(dimensions(dimensions_only), out), out / "dimensions.json"
         else:
-            found = compare(data, out, settings_of(model=model, device=device), epochs, err)
+            settings = settings_of(model=model, device=device)
+            found = compare(data, out, settings, epochs, max_new_tokens, err, force=force)
             text, file = write_comparison(found, out), out / "comparison.json"
         shown.print(file.read_text(encoding="utf-8") if as_json else text, soft_wrap=True, markup=False)
         err.print(f"[green]✓[/green] written to {out}")
@@ -144,11 +160,16 @@ def sample_data(
     folder: Annotated[Path, typer.Argument(help="Where it is written.", show_default=False)],
     rows: Annotated[int, typer.Option(min=2, help="Recordings.")] = 240,
     seed: int = 0,
+    force: Force = False,
 ) -> None:
     """Write a data set to try training on: what a telephone line's tones mean."""
     from training.sample_data import write
 
-    typer.echo(write(folder, rows, seed=seed))
+    try:
+        typer.echo(write(folder, rows, seed=seed, force=force))
+    except (OvertoneError, OSError) as caught:  # not `_reported`, which imports the trainer: seconds
+        typer.secho(f"error: {path_error(caught) if isinstance(caught, OSError) else caught}", fg="red", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -165,7 +186,7 @@ def bench(
     """Training speed beside a plain loop of transformers and PEFT, on the same weights and clips."""
     with _reported(as_json=as_json):
         from training.bench import measure, table_of
-        from training.console import out as shown
+        from training.reports.console import out as shown
         from training.workers import launched
 
         found = measure(settings_of(model=model, device=device, dtype=dtype), random_weights, seconds, batch, steps)
@@ -201,15 +222,15 @@ def options_of(
 
 
 def settings_of(**overrides: Any) -> "Settings":
-    """The environment's settings with those options that were given. Raises BadRequest."""
-    from pydantic import ValidationError
+    """The environment's settings with those options that were given; unknown variables are named on stderr.
 
-    from app.settings import Settings
+    Raises BadRequest.
+    """
+    from app.settings import read_settings, unknown_variables
 
-    try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        raise BadRequest(f"A setting is wrong: {error.errors()[0]['msg']}.") from None
+    for sentence in unknown_variables():
+        typer.secho(f"note: {sentence}", fg="yellow", err=True)
+    return read_settings(**overrides)
 
 
 def _train(
@@ -221,9 +242,9 @@ def _train(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from training.console import Display, err, out, show_outcome
     from training.estimate import estimate
     from training.options import Places
+    from training.reports.console import Display, err, out, show_outcome
     from training.run import Run
 
     with Display(options.allow) as display:
@@ -284,10 +305,12 @@ def _reported(told: "Events | None" = None, as_json: bool = False) -> Iterator[N
             raise
         typer.secho(f"error: training needs {missing.name}: pip install 'overtone[train]'", fg="red", err=True)
         raise typer.Exit(1) from None
-    except OvertoneError as error:
+    except (OvertoneError, OSError) as caught:
+        error = path_error(caught) if isinstance(caught, OSError) else caught
         problems = error.problems if isinstance(error, AdapterRejected | DatasetError) else []
         if told:
-            told.emit("error", message=str(error), problems=problems)
+            with suppress(OSError):  # where the events cannot be written, that is the error
+                told.emit("error", message=str(error), problems=problems, code=error.code)
         if as_json and rank == 0:
             facts = {"code": error.code, "status": error.status, "message": str(error)}
             print(json.dumps({"error": facts | ({"problems": problems} if problems else {})}, indent=2))

@@ -1,4 +1,4 @@
-"""What each method trains and stores at full size, counted on the meta device: no weights, no network.
+"""Parameters that each method trains and stores at full size, counted on the meta device: no weights, no network.
 
 Beside every count stands the figure of the document that Overtone grew from, and why the two differ.
 """
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import BadRequest
-from app.model.base import part_of
-from app.model.config import on_meta, read_config
-from app.model.random_weights import FULL_SIZE, config_of
-from training.adapt import PROJECTOR
+from app.models.config import on_meta, read_config
+from app.models.family import family_of
+from app.models.layout import part_of
+from app.models.loading import describe
+from app.models.weights.random_weights import config_of, released, size_of
 from training.options import TrainOptions
 
 BYTES = {"float32": 4, "bfloat16": 2}
-# What the document says of the 7B model, and why ours differs
+# Figures of the document for the 7B model, and why ours differ
 DOCUMENT = {
     "lora": (
         "4.19 M (0.0499 %), 21 MB on disk",
@@ -70,7 +71,7 @@ def dimensions(model: str, labels: int = 10) -> Dimensions:
         _adapted("lora with tower", model, {"include_audio_tower": True}),
         _adapted("projector", model, {"method": "projector"}),
     ]
-    width = base.config.audio_config.d_model
+    width = describe(base, model, model).tower_width
     head = (2 * width + 1) * labels
     counts.append(Count("head", sum(parts.values()) + head, head, {"head": head}))
     return Dimensions(model, parts, counts)
@@ -84,9 +85,9 @@ def _adapted(name: str, model: str, changes: dict[str, Any]) -> Count:
     base = _on_meta(model)
     total = sum(parameter.numel() for parameter in base.parameters())
     if options.method == "projector":
-        trained = {path: p.numel() for path, p in base.named_parameters() if PROJECTOR in path}
+        trained = {path: p.numel() for path, p in base.named_parameters() if part_of(path) == "projector"}
     else:
-        adapted = get_peft_model(base, LoraConfig(**options.lora()))
+        adapted = get_peft_model(base, LoraConfig(**options.lora(family_of(base.config).targets)))
         prefix = "base_model.model."
         trained = {path.removeprefix(prefix): p.numel() for path, p in adapted.named_parameters() if p.requires_grad}
         total += sum(trained.values())
@@ -97,12 +98,12 @@ def _adapted(name: str, model: str, changes: dict[str, Any]) -> Count:
 
 
 def _on_meta(model: str) -> Any:
-    if model in FULL_SIZE:
-        config = config_of(FULL_SIZE[model])
+    if size := size_of(model):
+        config = config_of(size)
     elif Path(model).is_dir():
         config = read_config(Path(model))
     else:
-        known = ", ".join(FULL_SIZE)
+        known = ", ".join(released())
         raise BadRequest(f"The dimensions of {model!r} are not shipped; give a model's folder, or one of: {known}.")
     return on_meta(config).requires_grad_(False)
 
@@ -140,6 +141,6 @@ def write_dimensions(found: Dimensions, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dimensions.md").write_text(text, encoding="utf-8")
     counts = [{**asdict(one), "share": one.share, "bytes": {d: one.bytes(d) for d in BYTES}} for one in found.counts]
-    told = {"model": found.model, "parts": dict(found.parts), "methods": counts}
-    (folder / "dimensions.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    document = {"model": found.model, "parts": dict(found.parts), "methods": counts}
+    (folder / "dimensions.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return text

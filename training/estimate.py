@@ -8,12 +8,12 @@ import torch
 
 from app.errors import BadRequest
 from training.batches import epoch
+from training.data.checks.sound_checks import Measures
 from training.data.rows import Row
-from training.data.sound_checks import Heard
 from training.memory import peak_gb
 from training.run import Run
 
-STEPS = 4  # measured; the first, with the longest rows, warms up and tells the memory
+STEPS = 4  # measured; the first, with the longest rows, warms up and shows the memory
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def estimate(run: Run) -> Estimate:
     """
     options, data = run.options, run.data
     if options.method == "head":
-        raise BadRequest("A head is trained in seconds once its recordings are heard: there is no --dry-run of it.")
+        raise BadRequest("A head is trained in seconds once its recordings are encoded: there is no --dry-run of it.")
     longest = sorted(data.train, key=lambda row: _seconds(run, row), reverse=True)
     sample = list(dict.fromkeys([*longest[: options.batch], *data.train[: STEPS * options.batch]]))
     began = time.monotonic()
     examples = run.examples(sample)
-    hearing = (time.monotonic() - began) / max(1e-9, sum(_seconds(run, row) for row in sample))
+    encoding = (time.monotonic() - began) / max(1e-9, sum(_seconds(run, row) for row in sample))
     total_seconds = sum(_seconds(run, row) for row in [*data.train, *data.validation])
     adapted, trainer = run.trainer(examples, examples[:1])
     steps = sorted(epoch(examples, options.batch, options.seed, 0), key=lambda step: -max(len(e.ids) for e in step))
@@ -64,12 +64,12 @@ def estimate(run: Run) -> Estimate:
         trainable=trainable,
         step_seconds=round(per_step, 3),
         training_seconds=round(per_step * whole, 1),
-        hearing_seconds=round(hearing * total_seconds, 1),
+        hearing_seconds=round(encoding * total_seconds, 1),
         cache_gb=round(total_seconds * 25 * run.loaded.spec.tower_width * run.loaded.dtype.itemsize / 1e9, 3),
         memory_gb=round(peak_gb(run.device), 2),
     )
 
 
 def _seconds(run: Run, row: Row) -> float:
-    heard = (run.data.heard[sound] for sound in row.sounds)
-    return sum(one.seconds for one in heard if isinstance(one, Heard))
+    measured = (run.data.measured[sound] for sound in row.sounds)
+    return sum(one.seconds for one in measured if isinstance(one, Measures))

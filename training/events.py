@@ -1,4 +1,4 @@
-"""What a run tells while it works: JSON lines in a file, a TensorBoard folder, and whoever listens."""
+"""Events of a run while it works, for JSON lines in a file, a TensorBoard folder and other listeners."""
 
 import json
 import time
@@ -21,7 +21,7 @@ class TrainingFailed(OvertoneError):
 class Events:
     """Hands every event to all listeners.
 
-    Kinds: gate, checked, start, step, eval, watch, memory, pushed, done, error.
+    Kinds: gate, checked, exam, start, step, eval, watch, memory, pushed, done, error.
     """
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
@@ -34,8 +34,9 @@ class Events:
 
 
 def json_lines(file: Path) -> Listener:
-    """Append each event to ``file`` as one line, at once."""
+    """Append each event to ``file`` as one line, at once. Raises OSError where it cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.open("a").close()
 
     def write(event: Event) -> None:
         with file.open("a", encoding="utf-8") as stream:
@@ -60,17 +61,3 @@ def tensorboard(folder: Path) -> Listener:
             writer.flush()
 
     return write
-
-
-def read_events(file: Path) -> list[Event]:
-    """All whole lines of an event file."""
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # cut short by a kill
-            continue
-    return found

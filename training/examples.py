@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from app.model.features import Clip
-from app.model.prompt import Message, PromptRenderer
+from app.models.prompt import AudioPart, Message, PromptRenderer
+from training.audio_features import AudioFeatures, ClipFeatures
 from training.data.rows import PLACEHOLDER, Row
-from training.hearing import HeardClip, Hearing
-
-_NO_MEL = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -22,7 +17,7 @@ class Example:
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    clips: tuple[HeardClip, ...]
+    clips: tuple[ClipFeatures, ...]
     row: Row
 
     @property
@@ -34,37 +29,32 @@ class Example:
         return self.ids[: self.labels[last]]
 
 
-def make_examples(rows: Sequence[Row], hearing: Hearing, renderer: PromptRenderer) -> list[Example]:
-    """One example a row, its recordings heard. Raises BadRequest for control tokens in a text."""
-    hearing.hear([sound for row in rows for sound in row.sounds])
-    return [_example(row, hearing, renderer) for row in rows]
+def make_examples(rows: Sequence[Row], audio_features: AudioFeatures, renderer: PromptRenderer) -> list[Example]:
+    """One example per row, with the clips of its recordings. Raises BadRequest for control tokens in a text."""
+    audio_features.extract([sound for row in rows for sound in row.sounds])
+    return [_example(row, audio_features, renderer) for row in rows]
 
 
-def _example(row: Row, hearing: Hearing, renderer: PromptRenderer) -> Example:
-    heard = hearing.hear(row.sounds)
-    *history, answer = conversation(row, heard)
+def _example(row: Row, audio_features: AudioFeatures, renderer: PromptRenderer) -> Example:
+    recordings = audio_features.extract(row.sounds)
+    *history, answer = conversation(row, recordings)
     ids = renderer.render(history, answer="".join(map(str, answer.parts)))  # an empty answer has no parts
     answers = [turn for turn in row.turns if turn.role == "assistant"]
     spans = zip(answers, renderer.answer_spans(ids), strict=True)
     labels = [place for turn, (start, end) in spans if turn.learned for place in range(start, end)]
-    return Example(tuple(ids), tuple(labels), tuple(clip for clips in heard for clip in clips), row)
+    return Example(tuple(ids), tuple(labels), tuple(clip for clips in recordings for clip in clips), row)
 
 
-def conversation(row: Row, heard: Sequence[Sequence[HeardClip]]) -> list[Message]:
+def conversation(row: Row, recordings: Sequence[Sequence[ClipFeatures]]) -> list[Message]:
     """A row's turns as the renderer takes them: each placeholder is the clips of its recording."""
-    recordings = iter(heard)
+    left = iter(recordings)
     messages = []
     for turn in row.turns:
-        parts: list[str | Clip] = []
+        parts: list[str | AudioPart] = []
         for index, text in enumerate(turn.text.split(PLACEHOLDER)):
             if index:
-                parts += [_stand_in(clip) for clip in next(recordings)]
+                parts += next(left)
             if text:
                 parts.append(text)
         messages.append(Message(turn.role, tuple(parts)))
     return messages
-
-
-def _stand_in(clip: HeardClip) -> Clip:
-    """The renderer only asks how many tokens a clip takes."""
-    return Clip(_NO_MEL, clip.frames, clip.tokens, clip.key)

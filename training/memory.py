@@ -1,4 +1,4 @@
-"""How much memory a run has taken, and how it goes on when there is no more."""
+"""Memory that a run has taken, and its way on when there is no more."""
 
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from app.model.device_memory import is_out_of_memory
+from app.models.device_memory import is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,10 +1,13 @@
-"""What one training run is asked to do: every option, its default and its unit."""
+"""Options of one training run: every option, its default and its unit."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:  # the command line reads these options before anything that takes long to import
+    from app.models.family import Targets
 
 
 def _repository(name: str) -> str:
@@ -16,17 +19,14 @@ def _repository(name: str) -> str:
 
 Method = Literal["lora", "projector", "head"]
 Preset = Literal["seed", "balanced", "strong"]
+Weights = Literal["bfloat16", "float8", "int8", "int4"]
 HubId = Annotated[str, AfterValidator(_repository)]
 
-ATTENTION = r".*language_model.*\.(q_proj|v_proj)"
-MLP = r".*language_model.*\.(gate_proj|up_proj|down_proj)"
-ALL_LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-TOWER = r".*audio_tower.*\.(q_proj|v_proj)"
-# LoRA settings by preset; `seed` is r 8, alpha 16 on q and v of the language model
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "seed": {"r": 8, "lora_alpha": 16, "target_modules": ATTENTION},
-    "balanced": {"r": 16, "lora_alpha": 32, "target_modules": MLP},
-    "strong": {"r": 32, "lora_alpha": 32, "target_modules": ALL_LINEAR, "use_rslora": True},
+# LoRA settings by preset, and the name of its layers in the family's `Targets`
+PRESETS: dict[Preset, tuple[dict[str, Any], str]] = {
+    "seed": ({"r": 8, "lora_alpha": 16}, "attention"),
+    "balanced": ({"r": 16, "lora_alpha": 32}, "mlp"),
+    "strong": ({"r": 32, "lora_alpha": 32, "use_rslora": True}, "all_linear"),
 }
 LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "projector": 1e-5, "head": 3e-3}
 WIDTH = 4096  # of the language model that the LoRA rate is meant for
@@ -58,7 +58,14 @@ class TrainOptions(BaseModel):
     push_to_hub: HubId | None = Field(None, description="Hub repository that gets a copy of the adapter")
     allow: tuple[str, ...] = Field((), description="codes of the data gate to go on in spite of")
 
+    promote: Literal["always", "not_worse"] = Field(
+        "always", description="not_worse: a name's new version answers only if it is not worse than its current one"
+    )
+
     method: Method = "lora"
+    weights: Weights | None = Field(
+        None, description="format of the base's matrices: bfloat16, float8, int8 or int4; default: OVERTONE_WEIGHTS"
+    )
     preset: Preset = "seed"
     rank: int | None = Field(None, ge=1, description="LoRA rank; default: the preset's")
     alpha: float | None = Field(None, gt=0, description="LoRA alpha; default: the preset's")
@@ -98,6 +105,8 @@ class TrainOptions(BaseModel):
         for name in (name for method, names in ONLY.items() if method != self.method for name in names):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is no option of --method {self.method}")
+        if self.method == "head" and self.promote != "always":
+            raise ValueError("promote=not_worse compares answers in words, and a head gives none")
         return self
 
     @property
@@ -110,11 +119,12 @@ class TrainOptions(BaseModel):
         rate = self.rate * WIDTH / width if self.method == "lora" and not self.learning_rate else self.rate
         return self.model_copy(update={"learning_rate": rate})
 
-    def lora(self) -> dict[str, Any]:
-        """Arguments of PEFT's `LoraConfig`."""
+    def lora(self, targets: "Targets") -> dict[str, Any]:
+        """Arguments of PEFT's `LoraConfig`; ``targets``: of the model's family."""
         from peft import EvaConfig
 
-        chosen = dict(PRESETS[self.preset])
+        settings, layers = PRESETS[self.preset]
+        chosen = {**settings, "target_modules": getattr(targets, layers)}
         if self.rank:
             chosen["r"] = self.rank
         if self.alpha:
@@ -122,7 +132,7 @@ class TrainOptions(BaseModel):
         if self.targets:
             chosen["target_modules"] = self.targets
         if self.include_audio_tower:
-            chosen["target_modules"] = f"({chosen['target_modules']})|({TOWER})"
+            chosen["target_modules"] = f"({chosen['target_modules']})|({targets.tower})"
         if self.eva:
             chosen |= {"init_lora_weights": "eva", "eva_config": EvaConfig()}
         return {**chosen, "lora_dropout": self.dropout, "use_dora": self.dora, "task_type": "CAUSAL_LM"}

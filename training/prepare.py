@@ -1,4 +1,4 @@
-"""From a source of rows to what a run trains on: read, split, listened to, judged by the gate."""
+"""From a source of rows to what a run trains on: read, split, decoded and measured, judged by the gate."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,16 +10,16 @@ from typing import Any
 
 from app.audio.decode import Limits
 from app.errors import BadRequest, DatasetError
-from app.model.features import FeatureExtractor
+from app.models.features import FeatureExtractor
 from app.settings import Settings
-from training.data.findings import CODES, GateReport, SplitUse
-from training.data.gate import check
+from training.data.checks.findings import CODES, GateReport, SplitUse
+from training.data.checks.gate import check
+from training.data.checks.report import sentence
+from training.data.checks.sound_checks import Measured, Progress, audio_key, measure_all
 from training.data.readers import read_source
 from training.data.records import Notes
 from training.data.reference import Embed
-from training.data.report import told
 from training.data.rows import Row
-from training.data.sound_checks import Measured, Progress, audio_key, listen
 from training.data.splitting import split, uses_of
 from training.events import Events
 from training.options import TrainOptions
@@ -38,15 +38,15 @@ class Data:
 
     train: list[Row]
     validation: list[Row]
-    heard: Measured
+    measured: Measured
     fingerprint: str
     notes: Notes = field(default_factory=Notes)
     splits: list[SplitUse] = field(default_factory=list)
 
 
 def audio_limits(settings: Settings) -> Limits:
-    """What a recording may be, as for the service."""
-    return Limits(settings.max_audio_seconds, settings.max_upload_mb << 20)
+    """Limits of a recording, as the service has them."""
+    return Limits(settings.max_audio_seconds, settings.max_upload_mb << 20, settings.max_decode_seconds)
 
 
 def read_data(
@@ -63,13 +63,13 @@ def read_data(
     other = read(options.validation) if options.validation else None
     rows, held = _with_classes(source.rows, options), _with_classes(other.rows, options) if other else None
     every = [*rows, *(held or [])]
-    heard = listen(every, rate=features.sample_rate, limits=audio_limits(settings), progress=progress)
-    key_of = partial(audio_key, heard=heard)
+    measured = measure_all(every, rate=features.sample_rate, limits=audio_limits(settings), progress=progress)
+    key_of = partial(audio_key, measured=measured)
     train, validation = _sides(rows, held, options, key_of)
     if not train or not validation:
         raise DatasetError("One row must be left to train on and one to measure on; add rows.")
     notes = source.notes.joined(other.notes) if other else source.notes
-    return Data(train, validation, heard, _fingerprint(every, key_of), notes, uses_of(every, train, validation))
+    return Data(train, validation, measured, _fingerprint(every, key_of), notes, uses_of(every, train, validation))
 
 
 def _with_classes(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
@@ -101,7 +101,7 @@ def judge(
     events: Events,
     embed: Callable[[], Embed] | None = None,
 ) -> GateReport:
-    """What the gate finds; ``embed`` is asked for only when nothing else stops the run.
+    """The gate's report; ``embed`` is asked for only when nothing else stops the run.
 
     Raises DataRefused, naming every finding that stops it, and BadRequest for an unknown code in ``allow``.
     """
@@ -116,7 +116,7 @@ def judge(
         window_seconds=features.window_seconds,
         limits=audio_limits(settings),
         long_audio=settings.long_audio,
-        heard=data.heard,
+        measured=data.measured,
         notes=data.notes,
         splits=data.splits,
     )
@@ -126,7 +126,7 @@ def judge(
         report = ask(embed=embed())
     events.emit("gate", ok=not refused, report=report.to_dict(), allow=list(options.allow))
     if refused:
-        raise DataRefused("The data gate refused the data", [told(finding) for finding in refused])
+        raise DataRefused("The data gate refused the data", [sentence(finding) for finding in refused])
     return report
 
 

@@ -1,18 +1,19 @@
-"""From a trained adapter to a version in the registry, with a card that tells people what it is."""
+"""From a trained adapter to a version in the registry, with a card that describes it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from app.errors import OvertoneError
-from app.model.base import BaseSpec
-from app.registry.registry import Adapter, Registry
-from app.registry.shared import open_registry as registry_in
+from app.models.loading import BaseSpec
+from app.registry.adapter import Adapter
+from app.registry.base import Registry
+from app.registry.replicated import open_registry as registry_in
 from app.settings import Settings
-from training.exam import verdict
-from training.metrics import METRICS
-from training.options import TrainOptions
+from training.evaluation import verdict
+from training.options import TrainOptions, Weights
 from training.prepare import Data
+from training.reports.metrics import METRICS
 
 
 class NotUploaded(OvertoneError):
@@ -33,19 +34,35 @@ def open_registry(root: Path, spec: BaseSpec, settings: Settings) -> Registry:
     return registry
 
 
-def publish(registry: Registry, folder: Path, options: TrainOptions, data: Data, metrics: Mapping[str, Any]) -> Adapter:
-    """Make the adapter in ``folder`` the next version of its name. Raises AdapterRejected, StorageError, Conflict."""
+def publish(
+    registry: Registry,
+    folder: Path,
+    options: TrainOptions,
+    data: Data,
+    metrics: Mapping[str, Any],
+    weights: Weights,
+    *,
+    hold: bool,
+) -> Adapter:
+    """Make the adapter in ``folder`` the next version of its name; ``hold``: without making it the current one.
+
+    ``weights``: format of the base it was trained over.
+
+    Raises AdapterRejected, StorageError, Conflict.
+    """
     prompts = [row.prompt for row in data.train]
     return registry.publish(
         folder,
         options.name,
         replace=True,
         owner=options.owner,
+        hold=hold,
         method=options.method,
         metrics=dict(metrics),
         dataset_fingerprint=data.fingerprint,
         prompt=max(set(prompts), key=prompts.count) if any(prompts) else None,
         task=options.task,
+        weights=weights,
     )
 
 
@@ -68,12 +85,12 @@ def write_card(
     }
     sections = [
         f"# {options.name}",
-        options.task or "An adapter for Qwen2-Audio, trained with Overtone.",
+        options.task or f"An adapter for {spec.family.title}, trained with Overtone.",
         f"Ask it with the prompt it was trained on: `{commonest}`",
         *(f"> {line}" for line in verdict(dict(metrics))),
         "## Figures",
         f"Base model and adapter on the same {metrics['rows']} held-out rows, which no step was trained on;\n"
-        "in brackets the 95 % interval (bootstrap over rows).",
+        "in brackets the 95 % interval (bootstrap over rows; Wilson's where all rows are alike).",
         figures_table(metrics),
         *_checks(metrics),
         "## How it was made",

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from training.overwriting import check_unused
+
 RATE = 16_000
 PROMPT = "What does the line say?"
 FILE = "data.jsonl"
@@ -31,23 +33,29 @@ SIGNALS = (
 )
 
 
-def write(folder: Path, rows: int = 240, *, seed: int = 0) -> Path:
+def write(folder: Path, rows: int = 240, *, seed: int = 0, force: bool = False) -> Path:
     """Write ``rows`` recordings of about 3 s and `data.jsonl`; its path.
 
-    Pitch, pace, level, beginning, length and line noise differ from clip to clip.
+    Pitch, pace, level, beginning, length and line noise differ from clip to clip. Raises Conflict where one of the
+    files is there, unless ``force``.
     """
     import soundfile
 
+    check_unused([folder / FILE, *(folder / _recording(number) for number in range(rows))], force)
     folder.mkdir(parents=True, exist_ok=True)
     rng, lines = random.Random(seed), []
     for number in range(rows):
         signal = rng.choice(SIGNALS)
-        file = f"{number:04d}.flac"
+        file = _recording(number)
         soundfile.write(folder / file, _play(signal, rng), RATE)
         lines.append({"audio": file, "prompt": PROMPT, "response": signal.answer})
     target = folder / FILE
     target.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return target
+
+
+def _recording(number: int) -> str:
+    return f"{number:04d}.flac"
 
 
 def _play(signal: Signal, rng: random.Random) -> npt.NDArray[np.float32]:

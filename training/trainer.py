@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from app.model.device_memory import is_out_of_memory
-from training.adapt import Adapted
+from app.models.device_memory import is_out_of_memory
 from training.batches import epoch, micro_batches
 from training.events import Events, TrainingFailed
 from training.examples import Example
-from training.forward import Forward, supervised
-from training.fused import fused
 from training.memory import peak_gb
+from training.methods.forward import Forward, supervised
+from training.methods.fused_projections import fused
+from training.methods.peft_model import Adapted
+from training.micro_batches import MicroBatches
 from training.options import TrainOptions
 from training.workers import Workers
 
@@ -27,7 +28,7 @@ CHECKPOINT_EVERY_S = 60.0
 
 @dataclass
 class Progress:
-    """Where a run stands; everything of it is in the checkpoint."""
+    """Progress of a run; everything of it is in the checkpoint."""
 
     step: int = 0
     best_step: int = 0
@@ -40,7 +41,7 @@ class Progress:
 
 
 class Cancelled(Exception):
-    """The run was told to stop; its checkpoint is kept. ``code``: the exit code."""
+    """The run was asked to stop; its checkpoint is kept. ``code``: the exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -63,16 +64,22 @@ class Trainer:
         events: Events,
         checkpoint: Path,
         workers: Workers | None = None,
+        planned: MicroBatches | None = None,
     ) -> None:
+        """``planned``: for the device's memory; None: micro-batches as the options have them."""
         self.progress = Progress()
-        self.cancelled = 0  # the exit code, once it was told to stop
+        self.cancelled = 0  # the exit code, once it was asked to stop
         self.watch: Callable[[], str | None] = lambda: None  # a reason to stop, asked at each evaluation
         self._adapted, self._forward, self._options = adapted, forward, options
         self._train, self._validation = train, validation
         self._events, self._checkpoint = events, checkpoint
         self._workers = workers or Workers()
         self._best = adapted.state()
-        self._micro_tokens = options.micro_tokens
+        self._micro_tokens = planned.tokens if planned else options.micro_tokens
+        if planned and planned.checkpointing:
+            forward.checkpoint_activations()
+        if planned and (planned.checkpointing or planned.tokens < options.micro_tokens):
+            self._tell_memory()
         self._optimiser = torch.optim.AdamW(adapted.groups(), lr=options.rate, weight_decay=options.weight_decay)
         self._saved = time.monotonic()
 
@@ -93,9 +100,9 @@ class Trainer:
         """
         self._workers.seed(self._options.seed)
         self._workers.spread(list(self._adapted.trainable.values()))
-        if state := self._workers.tell(self._saved_state()):
+        if state := self._workers.broadcast(self._saved_state()):
             self._resume(state)
-        with fused(self._forward.device):
+        with fused(self._forward.model, self._forward.device):
             self._all_steps()
         if self._options.keep == "best" or self.progress.refused:
             self._adapted.restore(self._best)
@@ -112,7 +119,7 @@ class Trainer:
             self._one(began, first)
 
     def _one(self, began: float, first: int) -> None:
-        """One step, what it tells, and an evaluation at the end of each epoch and of the run."""
+        """One step, its event, and an evaluation at the end of each epoch and of the run."""
         progress = self.progress
         number, place = divmod(progress.step, self.steps_per_epoch)
         rows = epoch(self._train, self._options.batch, self._options.seed, number)[place]
@@ -173,7 +180,7 @@ class Trainer:
         return self._fitting(rows, attempt)
 
     def _fitting(self, rows: Sequence[Example], attempt: Callable[[], float]) -> float:
-        """What ``attempt`` at ``rows`` returns, made again with less in memory as long as that runs out.
+        """The result of ``attempt`` at ``rows``, made again with less in memory as long as that runs out.
 
         Raises TrainingFailed when one row alone is too much.
         """
@@ -203,6 +210,9 @@ class Trainer:
                 "Shorten the recordings, lower the rank, or free the device."
             )
         torch.cuda.empty_cache()
+        self._tell_memory()
+
+    def _tell_memory(self) -> None:
         self._events.emit("memory", micro_tokens=self._micro_tokens, checkpointing=self._forward.checkpointing)
 
     @torch.no_grad()
@@ -218,7 +228,7 @@ class Trainer:
         progress = self.progress
         loss = self.validation_loss()
         progress.validation.append((progress.step, loss))
-        progress.stopped = self._workers.tell(self.watch())
+        progress.stopped = self._workers.broadcast(self.watch())
         progress.refused = progress.stopped is not None
         if not progress.stopped and loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0

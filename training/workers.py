@@ -10,12 +10,12 @@ import torch
 from torch import distributed
 
 from app.errors import BadRequest
-from app.model.base import pick_device
+from app.models.loading import pick_device
 from training.events import TrainingFailed
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)  # for the first process, while it alone reads, answers or downloads
-GRACE_S = 15.0  # for the others' step, once this process was told to stop; launchers kill after 30
+GRACE_S = 15.0  # for the others' step, once this process was asked to stop; launchers kill after 30
 LOOK_S = 0.0005
 SEEDS_APART = 1_000_003
 
@@ -37,12 +37,12 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that reads, tells and publishes for all."""
+        """True if this is the process that reads, reports and publishes for all."""
         return self.rank == 0
 
     @property
     def orphaned(self) -> bool:
-        """Whether the launcher was killed, which leaves its processes running."""
+        """True if the launcher was killed, which leaves its processes running."""
         return self.count > 1 and os.getppid() != self._launcher
 
     def share(self, things: Sequence[T]) -> Sequence[T]:
@@ -83,18 +83,18 @@ class Workers:
         """The largest of all processes' numbers."""
         return self._reduced(value, distributed.ReduceOp.MAX)
 
-    def tell(self, thing: T) -> T:
-        """What the first process has, to all."""
+    def broadcast(self, thing: T) -> T:
+        """The first process's value, given to all."""
         if self.count == 1:
             return thing
         self.meet()
-        told: list[Any] = [thing if self.first else None]
-        distributed.broadcast_object_list(told, 0, device=self._device)
-        found: T = told[0]
+        shared: list[Any] = [thing if self.first else None]
+        distributed.broadcast_object_list(shared, 0, device=self._device)
+        found: T = shared[0]
         return found
 
     def gather(self, thing: T) -> list[T]:
-        """What each process has, to all."""
+        """The values of all processes, given to all."""
         if self.count == 1:
             return [thing]
         self.meet()
@@ -164,6 +164,6 @@ def _split(flat: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> list
 
 def _lost(why: str) -> str:
     return (
-        f"Another process of this run has ended ({why}); its own words, or the launcher's, tell why. "
+        f"Another process of this run has ended ({why}); its own words, or the launcher's, name the reason. "
         "The same command goes on from the last checkpoint."
     )

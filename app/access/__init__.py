@@ -1,1 +1,1 @@
-"""Who may do what: callers, their keys, their limits."""
+"""Access control: callers, their keys, their limits."""

@@ -1,4 +1,4 @@
-"""Who asks: what a key allows, and which adapters it shows."""
+"""The caller of a request: the scopes of its key, and the adapters that it sees."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ ALL = ("*",)
 
 @dataclass(frozen=True)
 class Caller:
-    """``tenant``: whose adapters and jobs these are, next to those that nobody owns; None: of no tenant, and above all.
+    """``tenant``: the owner of adapters and jobs; those without an owner are visible too. None: no tenant, above all.
 
     ``adapters``: patterns (`*`, `?`) of names; only what one of them fits can be seen, a tenant's own aside.
     ``per_minute``, ``concurrent``: requests; None is no limit.
@@ -31,7 +31,7 @@ class Caller:
         return self.tenant is None and self.adapters == ALL
 
     def sees(self, name: str, owner: str | None) -> bool:
-        """Whether an adapter exists for this caller."""
+        """True where the adapter exists for this caller."""
         if self.tenant is not None and owner is not None:
             return owner == self.tenant
         return any(fnmatchcase(name, pattern) for pattern in self.adapters)

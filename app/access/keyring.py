@@ -34,14 +34,14 @@ class Keyring:
         self._complaint = ""
 
     def find(self, key: str) -> Caller | None:
-        """The caller whose key this is. All digests are compared, in constant time each: time tells nothing."""
+        """The caller of a key. All digests are compared, in constant time each, so that timing shows nothing."""
         asked = digest(key)
         found = [caller for known, caller in (*self._plain, *self._filed) if hmac.compare_digest(asked, known)]
         return found[0] if found else None
 
     @property
     def guarded_for_all(self) -> bool:
-        """Whether nobody may do anything without a key."""
+        """True where every request needs a key."""
         return not self.anonymous.scopes
 
     def refresh(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""How much one key may ask for: requests at a time, and requests a minute."""
+"""The limits of one key: requests at a time, and requests per minute."""
 
 import math
 import time
@@ -20,11 +20,14 @@ class _Bucket:
 class Meter:
     """A token bucket and a counter for each key. Used on the event loop alone, so nothing is locked.
 
-    A bucket holds what one minute allows and fills evenly.
+    A bucket holds what one minute allows and fills evenly. ``tenant_most``: requests at a time of all keys of one
+    tenant together; None is no limit.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, tenant_most: int | None = None) -> None:
+        self.tenant_most = tenant_most
         self._clock = clock
+        self._tenants: Counter[str] = Counter()
         self._buckets: dict[str, _Bucket] = {}
         self._running: Counter[str] = Counter()
 
@@ -33,17 +36,29 @@ class Meter:
         """Count a request for as long as it lasts, however it ends. Raises RateLimited."""
         if caller.concurrent is not None and self._running[caller.key] >= caller.concurrent:
             raise RateLimited(f"This key may run {caller.concurrent} requests at a time; wait until one has ended.")
+        tenant = caller.tenant or ""
+        if tenant and self.tenant_most is not None and self._tenants[tenant] >= self.tenant_most:
+            raise RateLimited(
+                f"{self.tenant_most} requests of your tenant run or wait, and more may not "
+                "(OVERTONE_TENANT_REQUESTS); wait until one has ended."
+            )
         if caller.per_minute is not None:
             self._take(caller.key, caller.per_minute)
         self._running[caller.key] += 1
+        self._tenants[tenant] += 1
         try:
             yield
         finally:
             self._running[caller.key] -= 1
+            self._tenants[tenant] -= 1
 
     def running(self, caller: Caller) -> int:
         """Requests of this key that have not ended."""
         return self._running[caller.key]
+
+    def running_of_tenants(self) -> dict[str, int]:
+        """Requests that have not ended, of each tenant that has any."""
+        return {tenant: count for tenant, count in self._tenants.items() if tenant and count}
 
     def _take(self, key: str, per_minute: int) -> None:
         now = self._clock()

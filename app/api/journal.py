@@ -1,4 +1,4 @@
-"""What has happened to the service, told by comparing how it stands with how it stood."""
+"""Events of the service, found by comparing its state with an earlier one."""
 
 import threading
 from collections import deque
@@ -71,14 +71,14 @@ class Journal:
 
 
 def _facts(service: Service, jobs: Jobs | None) -> Iterator[tuple[tuple[Topic, str], str]]:
-    """Everything whose changes are told."""
-    registry, slots, stats = service.registry, service.engine.residency.slots, service.engine.stats
+    """The state whose changes become entries."""
+    registry, snapshot, stats = service.registry, service.engine.snapshot, service.engine.stats
     yield from ((("adapter", adapter.name), str(adapter.version)) for adapter in registry.all())
     yield from ((("broken", name), "; ".join(problems)) for name, problems in registry.broken().items())
-    if service.active is not None:
-        yield ("active", service.active), "yes"
-    yield from ((("pinned", name), "yes") for name in list(slots.pinned))
-    yield from ((("resident", slot.uid), "yes") for slot in slots.slots)
+    if service.adapters.active is not None:
+        yield ("active", service.adapters.active), "yes"
+    yield from ((("pinned", name), "yes") for name in snapshot.pinned)
+    yield from ((("resident", uid), "yes") for uid in snapshot.resident)
     for job in jobs.all() if jobs else ():
         yield ("job", f"{job.options.name} ({job.id})"), job.state
     yield ("failed", "requests"), str(stats.failed)

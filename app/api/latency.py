@@ -1,4 +1,4 @@
-"""How long the latest requests of each adapter took, in percentiles."""
+"""Percentiles of the latest requests' durations, by adapter."""
 
 from collections import deque
 from collections.abc import Sequence

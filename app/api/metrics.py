@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.latency import Latencies
 from app.audio.pool import DecodingPool
 from app.engine.engine import Engine
-from app.engine.request import Done, Failed, Share
+from app.engine.request import Done, Failed, LoRAWeight
 from app.jobs.runner import Jobs
 from app.registry.adapter import Adapter
-from app.registry.object_store import ObjectStore
+from app.registry.remote import RemoteStore
 
 # seconds; from a small model on a GPU to a large one under load
 _WAITS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -23,8 +23,8 @@ _BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 @dataclass
-class Usage:
-    """What one adapter has done since start."""
+class AdapterUse:
+    """Work of one adapter since start."""
 
     requests: int = 0
     completion_tokens: int = 0
@@ -32,11 +32,11 @@ class Usage:
 
 
 class Metrics:
-    """What is counted per request here, and what the engine counts itself."""
+    """Counters per request, and collectors that read the engine's own counters."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._usage: dict[tuple[str, str | None], Usage] = {}
+        self._usage: dict[tuple[str, str | None], AdapterUse] = {}
         self.latencies = Latencies()
         registry = self.registry
         labels = ["adapter"]
@@ -58,7 +58,7 @@ class Metrics:
             "overtone_request_seconds", "Whole time of a request", labels, buckets=_WAITS, registry=registry
         )
         ProcessCollector(registry=registry)  # memory, CPU time, open files
-        self._audio = Counter("overtone_audio_seconds", "Audio heard", labels, registry=registry)
+        self._audio = Counter("overtone_audio_seconds", "Audio that the model received", labels, registry=registry)
         self._prompt = Counter("overtone_prompt_tokens", "Prompt tokens, audio included", labels, registry=registry)
         self._completion = Counter("overtone_completion_tokens", "Tokens generated", labels, registry=registry)
 
@@ -74,26 +74,28 @@ class Metrics:
         """Count training jobs at each scrape."""
         self.registry.register(_JobCollector(jobs))
 
-    def watch_shared(self, store: ObjectStore) -> None:
-        """Tell at each scrape how the store that replicas share stands."""
+    def watch_shared(self, store: RemoteStore) -> None:
+        """Report at each scrape the state of the store that replicas share."""
         self.registry.register(_SharedCollector(store))
 
-    def ended(self, shares: tuple[Share, ...], event: Done | Failed, heard_s: float, audio_seconds: float) -> None:
-        """Count a request that ended. ``heard_s``: decoding and features, before it was queued."""
-        label = _label(shares)
+    def ended(
+        self, adapters: tuple[LoRAWeight, ...], event: Done | Failed, decoding_seconds: float, audio_seconds: float
+    ) -> None:
+        """Count a request that ended. ``decoding_seconds``: decoding and features, before it was queued."""
+        label = _label(adapters)
         if isinstance(event, Failed):
             self._requests.labels(label, event.error.code).inc()
             return
         self._requests.labels(label, event.finish_reason).inc()
-        for share in shares:
-            self._used(share.adapter, audio_seconds).completion_tokens += event.completion_tokens
+        for weight in adapters:
+            self._used(weight.adapter, audio_seconds).completion_tokens += event.completion_tokens
         self._audio.labels(label).inc(audio_seconds)
         self._prompt.labels(label).inc(event.prompt_tokens)
         self._completion.labels(label).inc(event.completion_tokens)
         if event.finish_reason == "cancelled":
             return
         timings = event.timings
-        ttft, total = heard_s + timings.ttft / 1e3, heard_s + timings.total / 1e3
+        ttft, total = decoding_seconds + timings.ttft / 1e3, decoding_seconds + timings.total / 1e3
         between = timings.decode / 1e3 / (event.completion_tokens - 1) if event.completion_tokens > 1 else None
         self._ttft.labels(label).observe(ttft)
         self._total.labels(label).observe(total)
@@ -101,9 +103,9 @@ class Metrics:
             self._between.labels(label).observe(between)
         self.latencies.add(label, total, ttft, between)
 
-    def usage(self, adapter: Adapter) -> Usage:
+    def usage(self, adapter: Adapter) -> AdapterUse:
         """Since start, under this owner: a name that another tenant gave up starts anew."""
-        return self._usage.get((adapter.name, adapter.manifest.owner), Usage())
+        return self._usage.get((adapter.name, adapter.manifest.owner), AdapterUse())
 
     def classified(self, adapter: Adapter, outcome: str, audio_seconds: float, took_s: float) -> None:
         """Count a classification that ended: `classified`, `cancelled`, or an error's code."""
@@ -114,8 +116,8 @@ class Metrics:
             self._total.labels(adapter.name).observe(took_s)
             self.latencies.add(adapter.name, took_s)
 
-    def _used(self, adapter: Adapter, audio_seconds: float) -> Usage:
-        usage = self._usage.setdefault((adapter.name, adapter.manifest.owner), Usage())
+    def _used(self, adapter: Adapter, audio_seconds: float) -> AdapterUse:
+        usage = self._usage.setdefault((adapter.name, adapter.manifest.owner), AdapterUse())
         usage.requests += 1
         usage.audio_seconds += audio_seconds
         return usage
@@ -147,26 +149,24 @@ class CountResponses:
 
 
 class _EngineCollector(Collector):
-    """Gauges and counters as the engine's rooms hold them at this moment."""
+    """Gauges and counters of the engine at this moment."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
         engine = self._engine
-        scheduler, stats, encoder = engine.scheduler, engine.stats, engine.runner.encoder
-        slots = engine.residency.slots
-        pool = scheduler.pool
+        snapshot, stats = engine.snapshot, engine.stats
         yield from _gauges(
-            ("queue_depth", "Requests waiting", len(scheduler.waiting)),
-            ("running_sequences", "Sequences being continued", len(scheduler.running)),
-            ("classifications", "Classifications waiting to be heard", len(engine.listening)),
+            ("queue_depth", "Requests waiting", snapshot.waiting),
+            ("running_sequences", "Sequences being continued", snapshot.running),
+            ("classifications", "Classifications waiting", len(engine.pooling)),
             ("batch_size", "Sequences in the last step", stats.last_batch),
-            ("slots_used", "Adapters resident", len(slots.slots)),
-            ("slots_total", "Adapter slots", slots.max_resident),
-            ("slots_pinned", "Adapters pinned", len(slots.pinned)),
-            ("kv_pages_used", "KV cache pages in use", pool.pages - pool.free),
-            ("kv_pages_free", "KV cache pages free", pool.free),
+            ("slots_used", "Adapters resident", len(snapshot.resident)),
+            ("slots_total", "Adapter slots", snapshot.max_resident),
+            ("slots_pinned", "Adapters pinned", len(snapshot.pinned)),
+            ("kv_pages_used", "KV cache pages in use", snapshot.used_blocks),
+            ("kv_pages_free", "KV cache pages free", snapshot.free_blocks),
         )
         yield from _counters(
             ("steps", "Engine steps", stats.steps),
@@ -174,11 +174,11 @@ class _EngineCollector(Collector):
             ("generated_tokens", "Tokens generated", stats.generated_tokens),
             ("rejections", "Requests refused because the queue was full", stats.rejected),
             ("failures", "Requests that failed", stats.failed),
-            ("preemptions", "Sequences put back for lack of KV pages", scheduler.preemptions),
-            ("adapter_cold_loads", "Adapters copied into a slot", engine.residency.cold_loads),
-            ("adapter_evictions", "Adapters evicted from a slot", slots.evictions),
-            ("encoder_cache_hits", "Clips found encoded", encoder.hits),
-            ("encoder_cache_misses", "Clips that had to be encoded", encoder.misses),
+            ("preemptions", "Sequences put back for lack of KV pages", snapshot.preemptions),
+            ("adapter_cold_loads", "Adapters copied into a slot", snapshot.cold_loads),
+            ("adapter_evictions", "Adapters evicted from a slot", snapshot.evictions),
+            ("encoder_cache_hits", "Clips found in the encoder's cache", snapshot.encoder_hits),
+            ("encoder_cache_misses", "Clips that had to be encoded", snapshot.encoder_misses),
         )
 
 
@@ -190,7 +190,7 @@ class _DecoderCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         crashes = sum(pool.crashes for pool in self._pools)
-        yield from _counters(("decoder_crashes", "Decoder processes that died of a recording", crashes))
+        yield from _counters(("decoder_crashes", "Decoding processes that a recording ended", crashes))
 
 
 class _JobCollector(Collector):
@@ -209,7 +209,7 @@ class _JobCollector(Collector):
 class _SharedCollector(Collector):
     """The shared store as this replica last saw it."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: RemoteStore) -> None:
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
@@ -229,7 +229,7 @@ def _counters(*rows: tuple[str, str, float]) -> Iterator[Metric]:
         yield CounterMetricFamily(f"overtone_{name}", words, value=value)
 
 
-def _label(shares: tuple[Share, ...]) -> str:
+def _label(shares: tuple[LoRAWeight, ...]) -> str:
     """Few values: names in the registry, `base` and `mix`."""
     if not shares:
         return "base"

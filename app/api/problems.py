@@ -23,8 +23,8 @@ from app.errors import AdapterRejected, BadRequest, OvertoneError, StorageError,
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-MOST_TOLD = 8  # wrong fields of one request that an error names
-_UNKNOWN = "Something broke on the server; its log tells more under this request's id."
+MOST_REPORTED = 8  # wrong fields of one request that an error names
+_UNKNOWN = "Something broke on the server; its log has more under this request's id."
 
 
 class Problem(BaseModel):
@@ -88,12 +88,12 @@ def problem_response(error: OvertoneError, scope: Scope, headers: Mapping[str, s
 
 
 def invalid_fields(error: ValidationError) -> InvalidFields:
-    """What a model that is validated by hand has to say."""
+    """The error of a model that is validated by hand."""
     return _wrong_fields(error.errors(include_url=False))
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These errors, as OpenAPI is to tell of them."""
+    """These errors, for OpenAPI."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -109,7 +109,7 @@ def install(app: FastAPI) -> None:
 
 
 class Faults:
-    """ASGI middleware: what nobody expected becomes a 500 without internals, and a line in the log."""
+    """ASGI middleware: an unexpected error becomes a 500 without internals, and a line in the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -150,7 +150,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 def _wrong_fields(entries: Sequence[Any]) -> InvalidFields:
     """The first wrong fields in one sentence each, and how many more there are."""
     lines, fields = [], []
-    for entry in entries[:MOST_TOLD]:
+    for entry in entries[:MOST_REPORTED]:
         # ("body", "top_p") -> "top_p"; a list's index says nothing to a client who repeated a field
         path = [str(part) for part in entry["loc"] if part not in ("body", "query", "path", "header")]
         name = printable(".".join(path)) or "body"
@@ -171,31 +171,31 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the framework refuses itself: unknown routes and methods, forms that cannot be parsed."""
+    """Errors of the framework itself: unknown routes and methods, forms that cannot be parsed."""
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, OSError):  # an upload that the disk did not take; `Faults` tells it
+    if isinstance(error.__cause__, OSError):  # an upload that the disk did not take; `Faults` reports it
         raise error.__cause__
-    told = OvertoneError(f"{error.detail}.")
-    told.status, told.code = error.status_code, HTTPStatus(error.status_code).name.lower()
+    refusal = OvertoneError(f"{error.detail}.")
+    refusal.status, refusal.code = error.status_code, HTTPStatus(error.status_code).name.lower()
     path, headers = request.url.path, error.headers
     if error.status_code == HTTPStatus.NOT_FOUND:
         near = _near(request.scope)
-        told.args = (f"There is no route {path}; " + (f"did you mean {near}?" if near else "/docs lists them all."),)
+        refusal.args = (f"There is no route {path}; " + (f"did you mean {near}?" if near else "/docs lists them all."),)
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         methods = _methods(request.scope)
         headers = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS" and methods:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
         named = " or ".join(method for method in methods if method not in ("HEAD", "OPTIONS"))
-        told.args = (f"{request.method} is not for {path}; use {named or 'another method'}.",)
+        refusal.args = (f"{request.method} is not for {path}; use {named or 'another method'}.",)
     elif error.status_code == HTTPStatus.BAD_REQUEST:
-        told.code = "malformed_body"
-        told.args = (f"The form cannot be read: {error.detail.rstrip('.')}. Send it as `curl -F` does.",)
-    return problem_response(told, request.scope, headers)
+        refusal.code = "malformed_body"
+        refusal.args = (f"The form cannot be read: {error.detail.rstrip('.')}. Send it as `curl -F` does.",)
+    return problem_response(refusal, request.scope, headers)
 
 
 def _methods(scope: Scope) -> list[str]:
-    """What the path of a request may be asked with."""
+    """The methods of a request's path."""
     routes = scope["app"].routes
     found = [
         method

@@ -34,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Start to wait for headers; make room where there are too many connections."""
+        """Start the timeout for headers; close the oldest idle connection where there are too many."""
         super().connection_made(transport)
         self._since = time.monotonic()
         self._expect_headers()
@@ -108,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _idle(self) -> bool:
-        """Whether no request is being read or answered."""
+        """True while no request is being read or answered."""
         return not self._in_message and (self.cycle is None or self.cycle.response_complete)
 
     def _expect_headers(self) -> None:

@@ -60,7 +60,7 @@ async def _merged(sources: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:
             else:
                 yield line
         for task in forwards:
-            task.result()  # raises what nobody expected, so that it is logged
+            task.result()  # raises an unexpected error, so that it is logged
     finally:
         for task in tasks:
             task.cancel()

@@ -1,29 +1,30 @@
-"""An adapter on its way in: a multipart upload or a JSON `source`, brought into a temporary folder."""
+"""Uploads of adapters: a multipart form or a JSON `source`, brought into a temporary folder."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from fastapi import UploadFile as FormFile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from app.access.caller import Caller
-from app.api.body_kinds import media_type
-from app.api.fields import KnownFields
-from app.api.form_bodies import MULTIPART, read_form
-from app.api.json_bodies import object_of, read_json
+from app.api.bodies.form import MULTIPART, read_form
+from app.api.bodies.json import object_of, read_json
+from app.api.bodies.kinds import media_type
+from app.api.dependencies import Ready
 from app.api.problems import InvalidFields, invalid_fields
-from app.api.state import Ready
+from app.api.schemas.fields import KnownFields, example
 from app.errors import AdapterRejected, BadRequest
-from app.registry.archive import CONFIGS, KEPT, OWN, PICKLE, unpack
-from app.registry.entries import ArchiveLimits
-from app.registry.report import missing_weights
+from app.registry.adapter_files.file_names import CONFIGS, KEPT, OWN, PICKLE
+from app.registry.adapter_files.report import missing_weights
+from app.registry.adapter_files.weights import WEIGHTS
+from app.registry.archive import unpack
+from app.registry.archive_reader import ArchiveLimits
 from app.registry.sources import fetch
-from app.registry.weights import WEIGHTS
 from app.settings import Settings
 
 MAX_JSON = 64 << 10  # bytes of a body that names a source
@@ -34,11 +35,13 @@ PAIRS = f"{OWN[0]} and {OWN[1]}, or {OWN[2]} and {OWN[3]}"
 class NewAdapter(KnownFields):
     """`POST /adapters` as JSON."""
 
+    model_config = example({"name": "nato", "source": "hf://my-org/nato-calls"})
+
     name: str = Field(examples=["nato"])
     source: str = Field(
         min_length=1,
         description="a Hub id, an fsspec URL, or a folder under OVERTONE_ADAPTER_ROOTS",
-        examples=["hf://my-org/qwen2-audio-nato"],
+        examples=["hf://my-org/nato-calls"],
     )
     replace: bool = Field(False, description="make it the next version if the name is taken")
 
@@ -46,15 +49,13 @@ class NewAdapter(KnownFields):
 class _Fields(KnownFields):
     """The multipart form."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
     name: str
     file: list[FormFile] = Field([])
     replace: bool = False
 
 
 class Uploaded(BaseModel):
-    """What was asked for; the files lie in the folder by now. ``notes``: what was left aside."""
+    """An upload whose files lie in the folder. ``notes``: files that were left aside."""
 
     name: str
     replace: bool
@@ -68,6 +69,7 @@ BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": ["name", "file"],
+                "examples": [{"name": "nato", "file": ["nato.zip"]}],
                 "properties": {
                     "name": {"type": "string", "examples": ["nato"]},
                     "file": {
@@ -149,18 +151,20 @@ def _take(uploads: dict[str, UploadFile], names: list[str], folder: Path) -> lis
     return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"] if PICKLE in others else []
 
 
-async def receive(request: Request, folder: Path, settings: Settings, caller: Caller) -> Uploaded:
-    """What a request brings, by its content type."""
+async def receive(
+    request: Request, folder: Path, settings: Settings, caller: Caller, threads: CapacityLimiter
+) -> Uploaded:
+    """Bring the adapter of a request into ``folder``, by its content type. ``threads`` bounds the work on files."""
     kind, _ = media_type(request.headers)
     if kind == "application/json":
         caller.check_sources()
         body = await read_json(request, field="file", most_bytes=MAX_JSON) or {}
-        return await to_thread.run_sync(receive_json, object_of(body), folder, settings)
+        return await to_thread.run_sync(receive_json, object_of(body), folder, settings, limiter=threads)
     if kind != MULTIPART:
         raise BadRequest("Send multipart/form-data with `name` and `file`, or JSON with `name` and `source`.")
     form = await read_form(request, _Fields, most_files=MAX_PARTS)  # parts beyond 1 MB lie on disk
     try:
-        return await to_thread.run_sync(receive_form, form, folder, settings)
+        return await to_thread.run_sync(receive_form, form, folder, settings, limiter=threads)
     finally:
         await form.close()
 

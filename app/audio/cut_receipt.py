@@ -1,4 +1,4 @@
-"""What was heard of a recording, after it was cut: which parts were used, what was skipped, and why."""
+"""The receipt of a recording that was cut: the parts that were used, those that were skipped, and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ class CutReceipt(Receipt):
 
 
 def receipt_of(receipt: Receipt, cut: Cut, length: int, rate: int) -> CutReceipt:
-    """The receipt of a recording of ``length`` samples that was cut so."""
+    """The receipt of a recording of ``length`` samples at ``rate`` Hz, with the segments of ``cut``."""
     skipped = sum(silence.end - silence.start for silence in cut.skipped)
     facts = vars(replace(receipt, seconds_used=round((length - skipped) / rate, 3)))
     return CutReceipt(
@@ -38,17 +38,17 @@ def receipt_of(receipt: Receipt, cut: Cut, length: int, rate: int) -> CutReceipt
 
 
 def _warnings(cut: Cut, skipped: int, rate: int) -> list[str]:
-    told = []
+    found = []
     if skipped:
         places = [f"{silence.start / rate:.1f}-{silence.end / rate:.1f} s" for silence in cut.skipped]
-        told.append(f"{skipped / rate:.1f} s of silence were skipped: {_some(places)}.")
+        found.append(f"{skipped / rate:.1f} s of silence were skipped: {_some(places)}.")
     if cut.forced:
         places = [f"{place / rate:.1f} s" for place in cut.forced]
-        told.append(f"No pause to cut in was found near {_some(places)}: {_done_about_it(cut.spans)}")
-    return told
+        found.append(f"No pause to cut in was found near {_some(places)}: {_remedy(cut.spans)}")
+    return found
 
 
-def _done_about_it(spans: Sequence[Span]) -> str:
+def _remedy(spans: Sequence[Span]) -> str:
     if any(later.start < earlier.end for earlier, later in pairwise(spans)):
         return f"up to {OVERLAP_S:g} s are transcribed twice there, and the texts joined at the words they share."
     return "the recording is cut at its quietest place there, so a word may be cut."

@@ -1,7 +1,7 @@
-"""Bytes to mono float32 samples at the model's rate, with a receipt of what was heard.
+"""Bytes to mono float32 samples at the model's rate, with a receipt.
 
-A container is surveyed first, so that what the libraries decode can be compared with what was sent: they end early
-and cleanly where a header declares, or lets them estimate, too short a length.
+The container is surveyed first, so that the decoded length can be compared with the length of the file: the libraries
+end early and without an error where a header declares, or lets them estimate, too short a length.
 """
 
 import hashlib
@@ -13,18 +13,18 @@ from typing import NoReturn
 import numpy as np
 
 from app.audio import sniff
-from app.audio.collect import Heard, hear
 from app.audio.containers.extent import Extent
 from app.audio.containers.survey import survey, untagged
 from app.audio.ffmpeg import contents, open_av, open_parts
 from app.audio.files import Clock, Samples, Source, open_soundfile
 from app.audio.report import missing_seconds, warnings_of
+from app.audio.track import DecodedTrack, decode_track
 from app.errors import AudioError, TooLarge
 
 MIN_SECONDS = 0.1  # shorter clips give the encoder no whole frame; they are padded
-MOST_TRACKS = 8  # that are decoded to find one that is not silent
+MOST_TRACKS = 8  # decoded at most to find one that is not silent
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, mp4 or webm"
-# Of files that are taken for recordings: what the libraries here read, by its usual names
+# Usual suffixes of the files that the libraries here read
 SUFFIXES = frozenset(
     {
         ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga", ".m4a", ".m4b", ".mp4",
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the server heard. Levels: 1.0 is full scale.
+    """A report on one decoded recording. Lengths in seconds; ``peak``: 1.0 is full scale.
 
     ``clipped``: share of samples at full scale, in the channel that has most of them. ``silent``: no channel is louder
     than -60 dBFS for a tenth of a second. ``track``: the one that was used, of ``tracks``.
@@ -87,32 +87,43 @@ def decode(data: bytes, *, rate: int, limits: Limits, filename: str | None = Non
         raise AudioError(f"The audio file{named} is empty; send a recording as {FORMATS}.")
     if len(data) > limits.max_bytes:
         raise TooLarge(f"The audio file{named} exceeds {limits.max_bytes >> 20} MB; send less, or a compressed format.")
-    data = untagged(data)
+    clock = Clock(limits.max_cpu_seconds, named)
+    data = untagged(data, clock.tick)
     if sniff.encrypted(data):
         raise AudioError(f"The file{named} is encrypted against copies (DRM) and cannot be decoded; send it without.")
-    extent = survey(data)
-    clock = Clock(limits.max_cpu_seconds, named)
-    heard = _best(data[: extent.end] if extent else data, extent, rate, limits, clock, named)
-    if heard is None:
+    extent = survey(data, clock.tick)
+    decoded = _decode_best(data[: extent.end] if extent else data, extent, rate, limits, clock, named)
+    if decoded is None:
         _refuse(data, extent, clock, named)
-    warnings = warnings_of(data, extent, heard)
-    receipt = _receipt(heard, warnings)
-    mono = _pad(heard.mono, rate, warnings)
+    warnings = warnings_of(data, extent, decoded, clock.tick)
+    receipt = _receipt(decoded, warnings)
+    mono = _pad(decoded.mono, rate, warnings)
     digest = hashlib.sha256(f"{rate}:".encode())
     digest.update(np.ascontiguousarray(mono).data)
     return Recording(mono, rate, receipt, digest.hexdigest())
 
 
-def _best(data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: Clock, named: str) -> Heard | None:
-    """What the first library that reads all of the file gives, else the one that reads most of it."""
+def declared_seconds(data: bytes, *, limits: Limits, filename: str | None = None) -> float:
+    """The length of a recording in seconds by its container's structure; 0 where that has none. Decodes nothing.
+
+    Raises TooLarge when the survey takes too long.
+    """
+    clock = Clock(limits.max_cpu_seconds, f" ({filename[:80]!r})" if filename else "")
+    extent = survey(untagged(data, clock.tick), clock.tick)
+    return extent.seconds or 0.0 if extent else 0.0
+
+
+def _decode_best(
+    data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: Clock, named: str
+) -> DecodedTrack | None:
+    """The track as decoded by the first library that reads all of the file, else by the one that reads most of it."""
     if extent and extent.plain and extent.seconds == 0:
         return None  # metadata alone, which FFmpeg would take for samples
-    best: Heard | None = None
+    best: DecodedTrack | None = None
     whole = not (extent and extent.cut)
-    for tracks in _ways(data, extent, clock):
-        found = _audible(
-            partial(hear, rate=rate, max_seconds=limits.max_seconds, clock=clock, named=named, whole=whole), tracks
-        )
+    decode_one = partial(decode_track, rate=rate, max_seconds=limits.max_seconds, clock=clock, named=named, whole=whole)
+    for tracks in _readers(data, extent, clock):
+        found = _first_audible(decode_one, tracks)
         if found and (best is None or found.seconds > best.seconds):
             best = found
         if best and not missing_seconds(extent, best):
@@ -120,8 +131,8 @@ def _best(data: bytes, extent: Extent | None, rate: int, limits: Limits, clock: 
     return best
 
 
-def _ways(data: bytes, extent: Extent | None, clock: Clock) -> Iterator[Iterator[Callable[[], Source | None]]]:
-    """The libraries in the order in which they are asked, each as the tracks that it finds."""
+def _readers(data: bytes, extent: Extent | None, clock: Clock) -> Iterator[Iterator[Callable[[], Source | None]]]:
+    """The libraries in the order in which they are tried, each as functions that open its tracks."""
     parts = extent.parts if extent else ()
     opener = partial(open_parts, data, parts, clock) if len(parts) > 1 else partial(open_av, data, clock)
     by_av = (partial(opener, choice) for choice in range(MOST_TRACKS))
@@ -135,25 +146,26 @@ def _ways(data: bytes, extent: Extent | None, clock: Clock) -> Iterator[Iterator
             yield by_soundfile
 
 
-def _audible(
-    listen: Callable[[Callable[[], Source | None]], Heard | None], tracks: Iterator[Callable[[], Source | None]]
-) -> Heard | None:
+def _first_audible(
+    decode_one: Callable[[Callable[[], Source | None]], DecodedTrack | None],
+    tracks: Iterator[Callable[[], Source | None]],
+) -> DecodedTrack | None:
     """The first track that is not silent, else the first."""
-    first: Heard | None = None
+    first: DecodedTrack | None = None
     for track in tracks:
-        heard = listen(track)
-        if heard is None:
+        decoded = decode_one(track)
+        if decoded is None:
             break  # those that can be decoded come first
-        if heard.seconds and not heard.silent:
-            return heard
-        first = first or (heard if heard.seconds else None)
-        if heard.source.tracks == 1:
+        if decoded.seconds and not decoded.silent:
+            return decoded
+        first = first or (decoded if decoded.seconds else None)
+        if decoded.source.tracks == 1:
             break
     return first
 
 
 def _refuse(data: bytes, extent: Extent | None, clock: Clock, named: str) -> NoReturn:
-    """Raises AudioError with what the file is, as far as that can be told."""
+    """Raises AudioError that names the kind of the file, as far as it is recognised."""
     name = sniff.recognised(data)
     if name:
         raise AudioError(f"The file{named} is not audio that can be read: it is {name}; send {FORMATS}.")
@@ -168,19 +180,19 @@ def _refuse(data: bytes, extent: Extent | None, clock: Clock, named: str) -> NoR
     raise AudioError(f"The file{named} is not audio that can be read: {sniff.raw_words(len(data))}. Or send {FORMATS}.")
 
 
-def _receipt(heard: Heard, warnings: list[str]) -> Receipt:
-    source, seconds = heard.source, round(heard.seconds, 3)
+def _receipt(decoded: DecodedTrack, warnings: list[str]) -> Receipt:
+    source, seconds = decoded.source, round(decoded.seconds, 3)
     return Receipt(
         container=source.container,
         codec=source.codec,
-        sample_rate=heard.sample_rate,
-        channels=heard.channels,
+        sample_rate=decoded.sample_rate,
+        channels=decoded.channels,
         seconds=seconds,
         seconds_used=seconds,
-        peak=round(max(one.peak for one in heard.verdicts), 4),
-        rms_dbfs=round(heard.rms_dbfs, 1),
-        clipped=round(max(one.clipped for one in heard.verdicts), 5),
-        silent=heard.silent,
+        peak=round(max(one.peak for one in decoded.verdicts), 4),
+        rms_dbfs=round(decoded.rms_dbfs, 1),
+        clipped=round(max(one.clipped for one in decoded.verdicts), 5),
+        silent=decoded.silent,
         warnings=warnings,
         track=source.track,
         tracks=source.tracks,

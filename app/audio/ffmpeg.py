@@ -1,6 +1,6 @@
-"""Recordings through PyAV: what browsers, phones, cameras and encoders write.
+"""Recordings through PyAV: formats of browsers, phones, cameras and encoders.
 
-Three faults of PyAV would end the process, so this module never lets it meet their cause:
+Three faults of PyAV would end the process, so this module keeps their causes from it:
 planar frames of eight and more channels (their list of planes is read past its end), channel layouts in an order of
 the file's own (their map is freed twice), and streams that are not sound (FFmpeg decodes pictures while it probes).
 """
@@ -40,7 +40,7 @@ DECODERS = frozenset([f"pcm_{kind}" for kind in _PCM.split()] + _OTHERS.split())
 # are mixed, so their order does not matter; a box of type `free` is passed over.
 _LAYOUT_BOXES = (b"chan", b"chnl", b"SA3D", b"iacb", b"cmov")
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof"})
-# How all other containers begin: their bytes are left as they are, and never opened as boxes
+# The beginnings of all other containers: their bytes are left as they are, and never opened as boxes
 _UNBOXED = (
     *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"FORM", b".snd", b"#!AMR"),
     *(b"0&\xb2u", b"FLV\1", b"\xff", b"G", b"\x0b\x77", b"\0\0\1\xba"),
@@ -134,7 +134,7 @@ def _decoder(stream: Any) -> bool:
 
 
 def contents(data: bytes, clock: Clock) -> str | None:
-    """Why a container that FFmpeg opens gives no sound, as a clause; None where it opens none."""
+    """The reason why a container that FFmpeg opens gives no sound, as a clause; None where it opens none."""
     import av
 
     try:
@@ -184,7 +184,7 @@ def _codec_name(stream: Any, format_name: str) -> str:
 
 
 def _blocks(container: Any, stream: Any, format_name: str, troubles: Troubles) -> Iterator[Block]:
-    """Blocks of one track. What cannot be decoded is counted and passed over."""
+    """Blocks of one track. Packets that cannot be decoded are counted and skipped."""
     import av
 
     to_packed: dict[tuple[str, str, int], Any] = {}
@@ -199,12 +199,12 @@ def _blocks(container: Any, stream: Any, format_name: str, troubles: Troubles) -
             if frames:
                 troubles.at_end = 0
             if format_name == "flac" and frames:
-                troubles.foreign += _foreign(packet.size, frames)
+                troubles.foreign += _unused_bytes(packet.size, frames)
             for frame in frames:
                 yield from _samples(frame, to_packed, troubles)
 
 
-def _foreign(size: int, frames: list[Any]) -> int:
+def _unused_bytes(size: int, frames: list[Any]) -> int:
     """Bytes of a FLAC packet beyond what its samples take without any compression."""
     width = 2 if frames[0].format.name.startswith("s16") else 4
     plain = sum(frame.samples * frame.layout.nb_channels * width + 64 for frame in frames)
@@ -212,7 +212,7 @@ def _foreign(size: int, frames: list[Any]) -> int:
 
 
 def _packets(container: Any, stream: Any, troubles: Troubles) -> Iterator[Any]:
-    """Packets up to the end; a demuxer goes on behind an error where it finds its way again."""
+    """Packets up to the end; after an error, from the next place at which the demuxer can go on."""
     import av
 
     while True:

@@ -20,11 +20,11 @@ QUIET_DBFS = -45.0  # a recording whose loudest window lies below it is called v
 CLIPPED_SHARE = 0.001
 CANCELLED = 0.25  # a window counts as cancelled where the mix has less of the power that unrelated channels would leave
 DEEP = 0.01  # less than this is beyond any ordinary stereo
-CANCELLED_SHARE, DEEP_SECONDS = 0.1, 0.3  # of the windows that can be heard
+CANCELLED_SHARE, DEEP_SECONDS = 0.1, 0.3  # of the audible windows
 AUDIBLE = 1e-4  # windows 40 dB below the loudest do not decide
 OPPOSED = -0.5  # correlation of two channels of which one is left out
-COMPARED_CHANNELS = 32  # pairs are compared up to so many; of more the loudest is taken alone
-OFFSET = 0.02  # a mean beyond it is taken out
+COMPARED_CHANNELS = 32  # pairs are compared up to so many; of more channels the loudest is used alone
+OFFSET = 0.02  # a larger mean is removed
 INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)  # of samples that were written as float without being scaled
 LARGEST_FLOAT = 4.0  # 12 dB above full scale: still a float recording at a high level
 UNSCALED = 256.0  # float samples beyond it are integers that were never scaled
@@ -32,10 +32,10 @@ UNSCALED = 256.0  # float samples beyond it are integers that were never scaled
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the levels of a whole recording come to. Levels are relative to full scale.
+    """Levels of a whole recording, relative to full scale.
 
-    ``divisor``: of the samples, to bring them to full scale 1. ``scale``: of the mix, also for channels that hold
-    nothing; ``offset``: its mean then, where that must be taken out; ``power``: mean square of what remains.
+    ``divisor``: of the samples, to bring them to full scale 1. ``scale``: of the mix, also for empty channels;
+    ``offset``: its mean after that, where it is removed; ``power``: mean square of what remains.
     ``loudest``: RMS of the loudest window of any channel. ``again``: weights for another mix, where this one cancels.
     """
 
@@ -119,8 +119,8 @@ class Levels:
         if self.channels == 1:
             return
         mix = _power(mono)[0]
-        shares = np.full(self.channels, 1 / self.channels) if self.weights is None else self.weights
-        unrelated = np.square(shares, dtype=np.float64) @ power
+        fractions = np.full(self.channels, 1 / self.channels) if self.weights is None else self.weights
+        unrelated = np.square(fractions, dtype=np.float64) @ power
         self._windows.append(np.column_stack([mix, unrelated, power.max(axis=0)]))
         cancelled = np.flatnonzero(mix < CANCELLED * unrelated)
         if self._opposed is not None and len(cancelled):

@@ -1,4 +1,4 @@
-"""The names of files that are no recording, or none that can be read, and the way on from each."""
+"""Kinds of files that are no recording, or none that is read here, each with a way on."""
 
 import base64
 import binascii
@@ -79,7 +79,7 @@ _BASE64 = re.compile(rb"(?:data:[\w/.+;=, -]{0,80}base64,)?[A-Za-z0-9+/_\-\s]{48
 
 
 def recognised(data: bytes) -> str | None:
-    """The name of what is certainly no recording, or none that is read here; None where the bytes say nothing."""
+    """The kind of a file that is certainly no recording, or none that is read here; None where it is not recognised."""
     for place, magic, name in _START:
         if data[place : place + len(magic)] == magic:
             return name
@@ -118,7 +118,7 @@ def _text(data: bytes, head: bytes) -> str | None:
 
 
 def _inside(head: bytes) -> str | None:
-    """What base64 text holds; None where that is no recording."""
+    """The kind of recording in base64 text; None where there is none."""
     text = head.rpartition(b"base64,")[2][:64].translate(None, b" \r\n\t").replace(b"-", b"+").replace(b"_", b"/")
     try:
         start = base64.b64decode(text[: len(text) // 4 * 4])
@@ -130,7 +130,7 @@ def _inside(head: bytes) -> str | None:
 
 
 def encrypted(data: bytes) -> bool:
-    """Whether an MP4 or WMA file is protected against copies."""
+    """True for an MP4 or WMA file that is protected against copies (DRM)."""
     if data[:4] == b"\x30\x26\xb2\x75":
         return _ENCRYPTED_ASF in data[:65536]
     place = data.find(b"stsd") if data[4:8] == b"ftyp" else -1
@@ -150,7 +150,7 @@ def raw_words(size: int) -> str:
 
 
 def cut_words(extent: Extent) -> str | None:
-    """Why a file of a known container gives no sound: its end, or the part that explains the rest, is missing."""
+    """The reason why a file of a known container has no samples: its end or its index is missing; None for another."""
     if not extent.index:
         return (
             "an MP4 (m4a, mov, 3gp) without its index, the moov box: the recording or its upload was cut off before "

@@ -1,4 +1,4 @@
-"""Where somebody speaks: Silero's voice activity detector, run over a whole recording at once.
+"""Silero's voice activity detector, run over a whole recording at once.
 
 The package's own code is not imported: importing it sets torch to one thread for the whole process, and its model keeps
 state between calls. The weights it ships are read instead, and the network is written out below.
@@ -34,7 +34,7 @@ _loading = Lock()
 
 
 def speech_probabilities(samples: Samples, gain: float = 1.0) -> npt.NDArray[np.float32]:
-    """How likely speech is in each frame of ``samples`` float32 [n] at 16 kHz, times ``gain``.
+    """The probability of speech in each frame of ``samples`` float32 [n] at 16 kHz, times ``gain``.
 
     float32 [ceil(n / FRAME)]. Blocking: takes less than 1 ms of one core per second of sound. Any number of threads may
     call it.
@@ -87,8 +87,8 @@ def _probabilities(weights: Weights, samples: Samples, gain: float) -> npt.NDArr
             before = min(_CONTEXT, first * FRAME)
             part = samples[first * FRAME - before : (first + frames) * FRAME]
             np.multiply(part, np.float32(gain), out=block[_CONTEXT - before :][: len(part)])
-            said, state = _decoded(weights, _encoded(weights, _frames(block)), state)
-            found.append(said)
+            chances, state = _decoded(weights, _encoded(weights, _frames(block)), state)
+            found.append(chances)
         return torch.cat(found).numpy()
 
 
@@ -112,6 +112,6 @@ def _encoded(weights: Weights, frames: torch.Tensor) -> torch.Tensor:
 def _decoded(weights: Weights, encoded: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     """Probabilities [n] of consecutive frames [n, 128], and the LSTM's state after them."""
     own = [weights[f"lstm_cell.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    said, hidden, cell = torch.lstm(encoded[:, None], state, own, True, 1, 0.0, False, False, False)
-    logits = said[:, 0].relu() @ weights["final_conv.weight"][0, :, 0] + weights["final_conv.bias"]
+    outputs, hidden, cell = torch.lstm(encoded[:, None], state, own, True, 1, 0.0, False, False, False)
+    logits = outputs[:, 0].relu() @ weights["final_conv.weight"][0, :, 0] + weights["final_conv.bias"]
     return logits.sigmoid(), (hidden, cell)

@@ -1,4 +1,4 @@
-"""What a user would write without us: transformers' `generate`, and PEFT's two ways over it."""
+"""The baselines: transformers' `generate`, and PEFT's two ways over it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from app.bench.workload import Case, make_clip, make_prompt
-from app.engine.alone import shell_of
-from app.model.base import LoadedModel
-from app.model.features import Clip
+from app.engine.lora.peft_fallback import shell_of
+from app.models.features import Clip
+from app.models.loading import LoadedModel
 
 
 class Baselines:
@@ -39,7 +39,7 @@ class Baselines:
             self._generate(self._peft, [clip], new_tokens)
 
     def peft_mixed(self, case: Case, new_tokens: int) -> None:
-        """One batch, `adapter_names` telling PEFT which row wants which."""
+        """One batch, with PEFT's `adapter_names`, one per row."""
         names = [case.adapter_of(index) for index in range(case.requests)]
         self._generate(self._peft, _clips(self._loaded, case), new_tokens, adapter_names=names)
 
@@ -53,8 +53,7 @@ class Baselines:
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            input_features=mel,
-            feature_attention_mask=valid.long(),
+            **self._loaded.family.inputs(mel, valid.long()),
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             do_sample=False,

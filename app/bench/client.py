@@ -13,10 +13,11 @@ NO_LIMIT = httpx.Limits(max_connections=None, max_keepalive_connections=None, ke
 
 @dataclass(frozen=True)
 class Reply:
-    """How a question ended.
+    """The end of a request.
 
     ``kind``: the last event, `done` or `error`; empty where HTTP itself refused, or the stream broke off.
-    ``body``: what that event tells, or the problem. ``said``: the text of all tokens. ``seconds``: until the end.
+    ``body``: the data of that event, or the problem. ``said``: the text of all tokens. ``seconds``: until the end.
+    ``first``: seconds until the first token, 0 where none came.
     """
 
     status: int
@@ -24,6 +25,7 @@ class Reply:
     body: Mapping[str, Any]
     said: str
     seconds: float
+    first: float = 0.0
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -32,11 +34,13 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
 
 
-async def ask(http: httpx.AsyncClient, fields: Mapping[str, str], recording: bytes, request_id: str = "") -> Reply:
+async def ask(
+    http: httpx.AsyncClient, fields: Mapping[str, str], recording: bytes, request_id: str = "", key: str = ""
+) -> Reply:
     """Stream one answer of `/generate`. Raises httpx.TransportError where the connection fails."""
     begun = time.perf_counter()
-    kind, body, said = "", {}, []
-    headers = {"X-Request-Id": request_id} if request_id else {}
+    kind, body, said, first = "", {}, [], 0.0
+    headers = {name: value for name, value in (("X-Request-Id", request_id), ("X-API-Key", key)) if value}
     async with http.stream(
         "POST", "/generate", data={**fields, "stream": "true"}, files={"audio": recording}, headers=headers
     ) as answer:
@@ -49,5 +53,6 @@ async def ask(http: httpx.AsyncClient, fields: Mapping[str, str], recording: byt
                 elif line.startswith("data: "):
                     body = json.loads(line.removeprefix("data: "))
                     said.append(body["text"] if kind == "token" else "")
+                    first = first or (time.perf_counter() - begun if kind == "token" else 0.0)
     ended = kind if kind != "token" else ""
-    return Reply(answer.status_code, ended, body, "".join(said), time.perf_counter() - begun)
+    return Reply(answer.status_code, ended, body, "".join(said), time.perf_counter() - begun, first)

@@ -1,4 +1,4 @@
-"""What one request waits for, and what it does to the others: an idle server, a burst, a cold adapter."""
+"""Latency of one request, and its effect on others: an idle server, a burst, a cold adapter."""
 
 import itertools
 import statistics
@@ -21,11 +21,11 @@ def figures(service: Service, adapters: int, repeats: int, progress: Callable[[s
     def first(case: Case, seed: int | None = None) -> float:
         return 1e3 * trace(service, case, 2, seed).first[0]
 
-    for seconds, told in ((None, "clip that fills the window"), (5.0, "clip of 5 s")):
+    for seconds, clip in ((None, "clip that fills the window"), (5.0, "clip of 5 s")):
         for case, who in ((Case(1, 0, seconds=seconds), "base"), (Case(1, 1, seconds=seconds), "adapter")):
-            progress(f"first token, {told}, {who}")
+            progress(f"first token, {clip}, {who}")
             first(case)
-            yield f"first token, {told}, {who}", statistics.median(first(case) for _ in range(max(3, repeats))), "ms"
+            yield f"first token, {clip}, {who}", statistics.median(first(case) for _ in range(max(3, repeats))), "ms"
     progress("first token, the same clip again")
     again = [(first(base, seed), first(one, seed))[1] for seed in range(1, 1 + max(3, repeats))]
     yield "first token, the same clip again with an adapter", statistics.median(again), "ms"
@@ -51,7 +51,7 @@ def _cold(service: Service) -> tuple[float, float]:
     case = Case(1, 1)
     name = case.adapter_of(0)
     service.engine.free_slots(name).result()
-    service.engine.call(service.engine.residency.host.drop).result()
+    service.engine.call(service.engine.lora_manager.host.clear).result()
     running: list[Trace] = []
     tokens = service.engine.stats.generated_tokens
     other = threading.Thread(target=lambda: running.append(trace(service, Case(1, 0), 96)))

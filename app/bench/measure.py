@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from app.bench.baselines import Baselines
-from app.bench.workload import Case, make_clip, make_messages
-from app.engine.request import Done, Event, Failed, Request, Sampling, Token
-from app.service import Service
+from app.bench.over_http import Rate
+from app.bench.workload import Case, make_clip, make_conversation
+from app.engine.request import Done, Event, Failed, Request, Token
+from app.engine.sampling_params import SamplingParams
+from app.service import GenerationInput, Service
 
 _seeds = itertools.count(1_000)  # a clip of its own for every request: the encoder cache stays out of it
-MOST_TURNS = 8  # more turns take longer and tell nothing new
+MOST_TURNS = 8  # more turns take longer and show nothing new
 MOST_MIXED = 32  # PEFT's batches grow no faster beyond it
 Run = Callable[[Case, int], None]
 
@@ -55,27 +57,35 @@ class Trace:
         return counted / max(end - begin, 1e-9)
 
 
-def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -> float:
-    """Tokens/s when each request is followed by another, ``rounds`` in a row; every one hears a clip of its own.
+def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -> Rate:
+    """Each request is followed by another, ``rounds`` in a row; every one has a clip of its own.
 
     An answer may end early here, as it may through HTTP.
     """
     ended: queue.SimpleQueue[tuple[int, Done | Failed]] = queue.SimpleQueue()
-    sampling = Sampling(max_new_tokens=new_tokens)
+    sampling = SamplingParams(max_new_tokens=new_tokens)
+    submitted, first = [0.0] * case.requests, list[float]()
 
     def request(index: int) -> Request:
+        waits = True
+
         def emit(event: Event) -> None:
+            nonlocal waits
             if isinstance(event, Done | Failed):
                 ended.put((index, event))
+            elif waits:
+                waits = False
+                first.append(time.perf_counter() - submitted[index])
 
         clip = make_clip(service.loaded, next(_seeds), case.seconds)
-        shares = service.shares(case.adapter_of(index) or "base")
-        return service.request(make_messages(clip), shares, sampling, emit)
+        adapters = service.adapters.resolve(case.adapter_of(index) or "base")
+        return service.request(GenerationInput(make_conversation(clip), adapters, sampling), emit)
 
     waiting = [[request(index) for _ in range(rounds)] for index in range(case.requests)]
     tokens = 0
     begun = time.perf_counter()
-    for requests in waiting:
+    for index, requests in enumerate(waiting):
+        submitted[index] = time.perf_counter()
         service.engine.submit(requests.pop())
     for _ in range(case.requests * rounds):
         index, event = ended.get()
@@ -83,14 +93,15 @@ def sustained_rate(service: Service, case: Case, new_tokens: int, rounds: int) -
             raise event.error
         tokens += event.completion_tokens
         if waiting[index]:
+            submitted[index] = time.perf_counter()
             service.engine.submit(waiting[index].pop())
-    return tokens / (time.perf_counter() - begun)
+    return Rate(tokens / (time.perf_counter() - begun), 1e3 * statistics.median(first))
 
 
 def trace(service: Service, case: Case, new_tokens: int, seed: int | None = None) -> Trace:
     """All requests at once through the engine, until the last has ended; ``seed`` gives all the same clip."""
     events: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
-    sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
+    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     requests = []
     for index in range(case.requests):
         clip = make_clip(service.loaded, next(_seeds) if seed is None else seed, case.seconds)
@@ -98,8 +109,8 @@ def trace(service: Service, case: Case, new_tokens: int, seed: int | None = None
         def emit(event: Event, index: int = index) -> None:
             events.put((index, time.perf_counter(), event))
 
-        shares = service.shares(case.adapter_of(index) or "base")
-        requests.append(service.request(make_messages(clip), shares, sampling, emit))
+        adapters = service.adapters.resolve(case.adapter_of(index) or "base")
+        requests.append(service.request(GenerationInput(make_conversation(clip), adapters, sampling), emit))
     found = Trace([[] for _ in requests])
     begun = time.perf_counter()
     for request in requests:

@@ -73,7 +73,7 @@ async def _overload(url: str, seconds: float, progress: Callable[[str], None]) -
         await storm.open_loop(TIMES * peak)
     served = [reply.seconds for _, reply in storm.replies if reply.kind == "done"]
     refused = [reply.seconds for _, reply in storm.replies if reply.status == HTTPStatus.TOO_MANY_REQUESTS]
-    told = Overloaded(
+    outcome = Overloaded(
         seconds=seconds,
         peak_rate=peak,
         offered_rate=storm.offered_rate,
@@ -87,18 +87,18 @@ async def _overload(url: str, seconds: float, progress: Callable[[str], None]) -
         bound=SLACK * LINE / peak,
         failures=calm.faults + storm.faults,
     )
-    return replace(told, failures=[*told.failures, *_broken_promises(told)])
+    return replace(outcome, failures=[*outcome.failures, *_broken_promises(outcome)])
 
 
-def _broken_promises(told: Overloaded) -> Iterator[str]:
-    if told.share < LEAST_SHARE:
-        yield f"served {told.share:.1%} of the peak rate, {LEAST_SHARE:.0%} are promised"
-    if told.offered_rate < 0.9 * TIMES * told.peak_rate:
-        yield f"this client managed to offer {told.offered_rate:.1f} requests/s only: the run proves nothing"
-    if told.refused_p99 > REFUSED_WITHIN_S:
-        yield f"a refusal took {told.refused_p99:.2f} s (p99), {REFUSED_WITHIN_S:g} s are promised"
-    if told.served_p99 > told.bound:
-        yield f"an accepted request took {told.served_p99:.2f} s (p99), {told.bound:.2f} s are promised"
+def _broken_promises(outcome: Overloaded) -> Iterator[str]:
+    if outcome.share < LEAST_SHARE:
+        yield f"served {outcome.share:.1%} of the peak rate, {LEAST_SHARE:.0%} are promised"
+    if outcome.offered_rate < 0.9 * TIMES * outcome.peak_rate:
+        yield f"this client managed to offer {outcome.offered_rate:.1f} requests/s only: the run proves nothing"
+    if outcome.refused_p99 > REFUSED_WITHIN_S:
+        yield f"a refusal took {outcome.refused_p99:.2f} s (p99), {REFUSED_WITHIN_S:g} s are promised"
+    if outcome.served_p99 > outcome.bound:
+        yield f"an accepted request took {outcome.served_p99:.2f} s (p99), {outcome.bound:.2f} s are promised"
 
 
 class _Load:

@@ -1,4 +1,4 @@
-"""What is measured: clips of one length, one prompt, random adapters on q_proj and v_proj."""
+"""The bench's workload: clips of one length, one prompt, random adapters on q_proj and v_proj."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine.alone import shell_of
-from app.model.base import LoadedModel
-from app.model.features import Clip, FeatureExtractor, audio_tokens
-from app.model.prompt import Message, PromptRenderer
+from app.engine.lora.peft_fallback import shell_of
+from app.models.features import Clip, FeatureExtractor
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
+from app.quantization.linear import QuantizedLinear
+from app.service.generation import Conversation
 
 RANK = 8
 WORDS = "Listen to the recording and describe in a few sentences what is said in it, by whom, and how."
-TARGETS = r".*language_model.*\.(q_proj|v_proj)"
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,35 @@ def adapter_name(rank: int, index: int) -> str:
 
 def make_clip(loaded: LoadedModel, seed: int, seconds: float | None = None) -> Clip:
     """Noise as log-mel features, padded to the window: the same work as speech, no two alike."""
-    window = round(FeatureExtractor(loaded.processor).window_seconds * 100)
+    features = FeatureExtractor(loaded.processor)
+    window = round(features.window_seconds * 100)
     frames = window if seconds is None else min(window, round(seconds * 100))
     bins = loaded.model.config.audio_config.num_mel_bins
     noise = np.random.default_rng(seed).standard_normal((bins, window)).astype(np.float32)
     noise[:, frames:] = noise.min()
-    return Clip(torch.from_numpy(noise), frames, audio_tokens(frames), f"bench-{seed}")
+    return Clip(torch.from_numpy(noise), frames, features.tokens(frames), f"bench-{seed}")
 
 
-def make_messages(clip: Clip) -> list[Message]:
-    return [Message("user", (clip, WORDS))]
+def make_conversation(clip: Clip) -> Conversation:
+    """The one prompt of all measurements, about a clip."""
+    return Conversation.single_turn([[clip]], WORDS)
 
 
 def make_prompt(loaded: LoadedModel, clip: Clip) -> list[int]:
-    return PromptRenderer(loaded.processor).render(make_messages(clip))
+    return PromptRenderer(loaded.processor).render(make_conversation(clip).messages)
 
 
 def say_words(loaded: LoadedModel) -> LoadedModel:
-    """Have random weights answer in words of their tokenizer, as a real model does; none ends early.
+    """Make random weights answer with tokens of their tokenizer, as a real model does; no answer ends early.
 
     The head's other rows become zero, and so are never the likeliest.
     """
-    head, tokenizer = loaded.model.lm_head.weight, loaded.processor.tokenizer
-    head[tokenizer.all_special_ids] = 0
-    head[len(tokenizer) :] = 0
+    head, tokenizer = loaded.model.lm_head, loaded.processor.tokenizer
+    for outputs in (tokenizer.all_special_ids, slice(len(tokenizer), None)):
+        if isinstance(head, QuantizedLinear):
+            head.zero_outputs(outputs)
+        else:
+            head.weight[outputs] = 0
     return loaded
 
 
@@ -82,7 +88,9 @@ def write_adapters(loaded: LoadedModel, folder: Path, count: int, rank: int = RA
     """Random adapters as PEFT writes them, by name."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=loaded.family.targets.attention, task_type="CAUSAL_LM"
+    )
     model = get_peft_model(shell_of(loaded.model), lora, autocast_adapter_dtype=False)
     folders: dict[str, Path] = {}
     for index in range(count):

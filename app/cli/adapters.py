@@ -12,6 +12,7 @@ from rich.text import Text
 
 from app.cli.options import Adapters, ApiKey, Json, Model, Server
 from app.cli.output import err, megabytes, out, print_json, reported, table_of
+from app.errors import BadRequest
 
 if TYPE_CHECKING:
     from app.cli.registries import AdapterRegistry
@@ -21,6 +22,9 @@ SERVED = {
     "alone": "alone, through plain PEFT",
     "classify": "by /classify, a head on the base's tower",
 }
+# columns of the list beside the name, in the order in which a narrow terminal gets them; `inspect` shows all
+BY_IMPORTANCE = ("version", "task", "served", "method", "size", "rank", "parts")
+TASK_WIDTH, BORDERS = 20, 3  # characters
 app = typer.Typer(
     no_args_is_help=True, help="List, add, merge, inspect, select, unload, remove and roll back adapters."
 )
@@ -33,18 +37,21 @@ def list_adapters(
 ) -> None:
     """Show every adapter, and what is wrong with those that cannot be served."""
     with _registry(as_json, server, api_key, adapters, model) as registry:
-        found = registry.all()
+        found, removed = registry.all(), registry.removed()
         if as_json:
-            print_json({"adapters": found})
+            print_json({"adapters": found, "removed": removed})
             return
         ready = [adapter for adapter in found if adapter["status"] == "ready"]
         if ready:
             out.print(_table(ready))
-        else:
+        elif not registry.missing:
             err.print(f"No adapters in {registry.place}. Add one: overtone adapters add FOLDER")
         for adapter in found:
             if adapter["status"] == "broken":
                 out.print(_trouble(adapter), soft_wrap=True)
+        if removed:
+            names = ", ".join(entry["name"] for entry in removed)
+            err.print(f"Removed, and kept: {names}. `overtone adapters rollback NAME` brings one back.", soft_wrap=True)
 
 
 @app.command()
@@ -60,8 +67,10 @@ def add(
 ) -> None:
     """Check that an adapter fits the base model and publish it."""
     with _registry(as_json, server, api_key, adapters, model) as registry:
+        if not source.strip():
+            raise BadRequest("The source is empty: name a PEFT folder, a .zip, a .tar.gz, a Hub id or a URL.")
         added = registry.add(source, name or _own_name(source), replace)
-        _tell(added, as_json, f"{added['name']} version {added['version']} is published in {registry.place}")
+        _print(added, as_json, f"{added['name']} version {added['version']} is published in {registry.place}")
 
 
 @app.command()
@@ -80,7 +89,7 @@ def merge(
 
         folder = Folder(adapters, model)
         made = folder.merge(_weights(parts), how, name, replace)
-        _tell(made, as_json, f"{made['name']} version {made['version']} is published in {folder.place}")
+        _print(made, as_json, f"{made['name']} version {made['version']} is published in {folder.place}")
 
 
 @app.command()
@@ -105,7 +114,7 @@ def inspect(
 def select(name: Name, server: Server = None, api_key: ApiKey = None, as_json: Json = False) -> None:
     """Make an adapter the active one, for requests that name none (needs --server)."""
     with _registry(as_json, server, api_key) as registry:
-        _tell(registry.select(name), as_json, f"{name} is the active adapter")
+        _print(registry.select(name), as_json, f"{name} is the active adapter")
 
 
 @app.command()
@@ -117,7 +126,7 @@ def unload(
 ) -> None:
     """Go back to the base model and free the slots (needs --server)."""
     with _registry(as_json, server, api_key) as registry:
-        _tell(registry.unload(name), as_json, f"{name} is unloaded" if name else "the base model answers alone")
+        _print(registry.unload(name), as_json, f"{name} is unloaded" if name else "the base model answers alone")
 
 
 @app.command()
@@ -136,23 +145,26 @@ def remove(
         if not yes and not as_json:
             typer.confirm(f"Remove {name} from {registry.place}?", abort=True, err=True)
         registry.remove(name)
-        _tell({"removed": name}, as_json, f"{name} is removed")
+        back = f"overtone adapters rollback {name}"
+        _print({"removed": name}, as_json, f"{name} is removed; its files are kept, and {back} brings it back")
 
 
 @app.command()
 def rollback(
     name: Name,
-    version: Annotated[int | None, typer.Option(help="Default: the one before.", show_default=False)] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Default: the one before; of a removed one, the newest.", show_default=False)
+    ] = None,
     server: Server = None,
     api_key: ApiKey = None,
     adapters: Adapters = None,
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Make an older version current again."""
+    """Make an older version current again, or bring a removed adapter back."""
     with _registry(as_json, server, api_key, adapters, model) as registry:
         adapter = registry.rollback(name, version)
-        _tell(adapter, as_json, f"{name} is version {adapter['version']} again")
+        _print(adapter, as_json, f"{name} is version {adapter['version']} again")
 
 
 @contextmanager
@@ -163,7 +175,7 @@ def _registry(
     adapters: Path | None = None,
     model: str | None = None,
 ) -> "Iterator[AdapterRegistry]":
-    """The registry meant by the options; its errors are told."""
+    """The registry that the options name; its errors are printed."""
     with reported(as_json):
         from app.cli.registries import registry_of
 
@@ -171,7 +183,7 @@ def _registry(
             yield registry
 
 
-def _tell(answer: Mapping[str, Any], as_json: bool, words: str) -> None:
+def _print(answer: Mapping[str, Any], as_json: bool, words: str) -> None:
     if as_json:
         print_json(answer)
     else:
@@ -180,8 +192,6 @@ def _tell(answer: Mapping[str, Any], as_json: bool, words: str) -> None:
 
 def _weights(parts: Sequence[str]) -> dict[str, float]:
     """`a:0.6` -> {"a": 0.6}; a name alone weighs 1. Raises BadRequest."""
-    from app.errors import BadRequest
-
     found: dict[str, float] = {}
     for part in parts:
         name, _, weight = part.partition(":")
@@ -205,30 +215,47 @@ def _own_name(source: str) -> str:
 
 
 def _table(adapters: Sequence[Mapping[str, Any]]) -> Table:
-    table = table_of("name", "version", "method", "rank", "parts", "size", "served", "task")
-    for adapter in adapters:
-        manifest, report = adapter["manifest"], adapter["report"]
-        table.add_row(
-            adapter["name"],
-            str(adapter["version"]),
-            manifest["method"],
-            str(report["rank"] or ""),
-            ", ".join(report["parts"]),
-            megabytes(report["bytes"]),
-            report["serving"],
-            Text(manifest["task"] or manifest["prompt"] or ""),
-        )
+    """All columns that there is room for; a name is always whole, so that it can be copied."""
+    facts = [_facts(adapter) for adapter in adapters]
+    width = {column: max(len(column), *(row[column].cell_len for row in facts)) + BORDERS for column in facts[0]}
+    width["task"] = min(width["task"], TASK_WIDTH + BORDERS)
+    chosen, left = {"name"}, out.width - 1 - width["name"]
+    for column in BY_IMPORTANCE:
+        if width[column] <= left:
+            chosen.add(column)
+            left -= width[column]
+    columns = [column for column in facts[0] if column in chosen]
+    table = table_of(*columns)
+    for shown in table.columns:  # only tasks are broken into lines, and a name that has the whole width
+        shown.no_wrap, shown.overflow = len(chosen) > 1 and shown.header != "task", "fold"
+    for row in facts:
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
+def _facts(adapter: Mapping[str, Any]) -> dict[str, Text]:
+    """What the list shows of one adapter, by column."""
+    manifest, report = adapter["manifest"], adapter["report"]
+    return {
+        "name": Text(adapter["name"]),
+        "version": Text(str(adapter["version"])),
+        "method": Text(manifest["method"]),
+        "rank": Text(str(report["rank"] or "")),
+        "parts": Text(", ".join(report["parts"])),
+        "size": Text(megabytes(report["bytes"])),
+        "served": Text(report["serving"]),
+        "task": Text(manifest["task"] or manifest["prompt"] or ""),
+    }
+
+
 def _trouble(adapter: Mapping[str, Any]) -> Text:
-    """A folder that is there and not served, with the reasons."""
+    """A folder that is not served, with the reasons."""
     reasons = "".join(f"\n  - {problem}" for problem in adapter["problems"])
     return Text.assemble(("! ", "yellow"), f"{adapter['name']} cannot be served:{reasons}")
 
 
 def _card(adapter: Mapping[str, Any]) -> Table:
-    """One adapter, a line a fact; facts that are absent are left out."""
+    """One adapter, one line per fact; absent facts are left out."""
     manifest, report = adapter["manifest"], adapter["report"]
     facts = {
         "task": manifest["task"],

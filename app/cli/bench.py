@@ -13,15 +13,17 @@ from rich.table import Table
 
 from app.cli.options import Device, Dtype, Json, Model, settings_with
 from app.cli.output import err, out, print_json, reported
+from app.cli.quality import run_quality
 from app.cli.training import become
 from app.cli.trial import run_overload, run_soak
 from app.errors import BadRequest
+from app.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from app.bench.latency import Figure
     from app.bench.measure import Result
     from app.bench.workload import Case
-    from app.model.base import LoadedModel
+    from app.models.loading import LoadedModel
     from app.service import Service
     from app.settings import Settings
 
@@ -30,7 +32,7 @@ ROUNDS = 4  # answers that each client of --http asks for, one after the other
 
 @dataclass
 class Report:
-    """What a run found; with ``show`` it is printed as it comes."""
+    """Results of a run; with ``show`` they are printed as they come."""
 
     show: bool
     title: str = ""
@@ -76,28 +78,42 @@ def bench(
         typer.Option(min=0.1, help="Minutes of everything at once against a live server instead.", show_default=False),
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="With --soak: how many ask at the same time.")] = 64,
+    hostile: Annotated[
+        bool, typer.Option("--hostile", help="With --soak: keys and tenants, one of which attacks all the time.")
+    ] = False,
     overload: Annotated[
         float | None,
         typer.Option(
             min=1, help="Seconds at a server's peak rate, and at ten times that, instead.", show_default=False
         ),
     ] = None,
+    quality: Annotated[
+        Path | None,
+        typer.Option(
+            help="Word errors of each format of weights on a table of recordings instead.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode rate and time to first token of transformers, PEFT and Overtone on the same weights.
 
-    Answers have a fixed length, greedy; every request hears a clip of its own.
+    Answers have a fixed length, greedy; every request has a clip of its own.
     """
     if train:
-        told: dict[str, Any] = {"model": model, "random-weights": random_weights, "device": device, "dtype": dtype}
-        told |= {"seconds": seconds, "batch": batch}
-        become("bench", [f"--{name}={value}" for name, value in told.items() if value] + ["--json"] * as_json)
+        given: dict[str, Any] = {"model": model, "random-weights": random_weights, "device": device, "dtype": dtype}
+        given |= {"seconds": seconds, "batch": batch}
+        become("bench", [f"--{name}={value}" for name, value in given.items() if value] + ["--json"] * as_json)
     with reported(as_json):
         if batch:
             raise BadRequest("--batch is the clips of a training step: give --train too, or name cases with --only.")
+        if hostile and not soak:
+            raise BadRequest("--hostile is a tenant of the soak: give --soak MINUTES too.")
         settings = settings_with(model=model, device=device, dtype=dtype)
+        quiet_libraries()
+        if quality:
+            return run_quality(settings, quality, as_json)
         if soak:
-            return run_soak(settings, soak, clients, as_json)
+            return run_soak(settings, soak, clients, hostile, as_json)
         if overload:
             return run_overload(settings, overload, as_json)
         cases = _cases(only, seconds)
@@ -107,7 +123,7 @@ def bench(
             loaded = _load(settings, random_weights)
             _run(report, settings, loaded, cases, new_tokens, repeats, latency, through_http, Path(folder))
             if through_http:
-                model = _saved(loaded, Path(folder)) if random_weights else settings.model
+                model = _served(loaded, settings, random_weights, Path(folder))
                 del loaded
                 _over_http(report, settings, model, through_http, new_tokens, Path(folder))
         if as_json:
@@ -168,7 +184,9 @@ def _run(
         if through_http:
             with err.status(f"{through_http}, again and again …"):
                 rate = sustained_rate(service, through_http, new_tokens, ROUNDS)
-            report.add([(f"{through_http}, {ROUNDS} answers in a row", rate, "tokens/s")])
+            name = f"{through_http}, {ROUNDS} answers in a row"
+            report.add([(f"{name}: first token", rate.first_token_ms, "ms")])
+            report.add([(name, rate.tokens_per_second, "tokens/s")])
 
 
 @contextmanager
@@ -196,6 +214,13 @@ def _service(
         service.close()
 
 
+def _served(loaded: "LoadedModel", settings: "Settings", size: str | None, folder: Path) -> str:
+    """The model that a server of `--http` loads: weights at rest are drawn again, since they are not written."""
+    if size is None:
+        return settings.model
+    return _saved(loaded, folder) if loaded.spec.weights == "bfloat16" else f"random:{size}"
+
+
 def _saved(loaded: "LoadedModel", folder: Path) -> str:
     """The model as a checkpoint, so that a server's start reads weights as it would a real model's."""
     target = folder / "model"
@@ -210,12 +235,12 @@ def _over_http(report: Report, settings: "Settings", model: str, case: "Case", n
     """The case through a server of its own, and how long that took to start."""
     import time
 
-    from app.bench.over_http import Load, tokens_per_second
+    from app.bench.over_http import Load, rate_of
     from app.bench.workload import WORDS
     from app.cli.process import ServerProcess
 
     _free()
-    _, own, _ = report.figures[-1]  # of `_run`
+    (_, own_first, _), (_, own, _) = report.figures[-2:]  # of `_run`
     adapters = [case.adapter_of(client) or "base" for client in range(case.requests)]
     options = ["--model", model, "--adapters", str(folder / "made")]
     options += ["--device", settings.device, "--dtype", settings.dtype]
@@ -224,9 +249,16 @@ def _over_http(report: Report, settings: "Settings", model: str, case: "Case", n
         server.wait_ready(600)
         report.add([("process start until ready", time.perf_counter() - begun, "s")])
         load = Load(server.url, WORDS, adapters, case.seconds or 30.0, new_tokens, ROUNDS)
-        rate = tokens_per_second(load)
+        rate = rate_of(load)
         server.stop()
-    report.add([("the same through HTTP, streaming", rate, "tokens/s"), ("share of the engine's own", rate / own, "")])
+    report.add(
+        [
+            ("the same through HTTP, streaming: first token", rate.first_token_ms, "ms"),
+            ("times the engine's own", rate.first_token_ms / own_first, ""),
+            ("the same through HTTP, streaming", rate.tokens_per_second, "tokens/s"),
+            ("share of the engine's own", rate.tokens_per_second / own, ""),
+        ]
+    )
 
 
 def _free() -> None:
@@ -241,7 +273,7 @@ def _free() -> None:
 def _cache_gb(loaded: "LoadedModel", requests: int, new_tokens: int) -> float:
     """Room for so many requests and no more: the baselines want memory too."""
     from app.bench.workload import make_clip, make_prompt
-    from app.engine.kv_cache import PagedCache
+    from app.engine.kv_cache.paged_cache import PagedCache
 
     longest = len(make_prompt(loaded, make_clip(loaded, 0))) + new_tokens + requests + 16
     token_bytes = PagedCache.token_bytes(loaded.model.config.get_text_config(), loaded.dtype)
@@ -250,28 +282,30 @@ def _cache_gb(loaded: "LoadedModel", requests: int, new_tokens: int) -> float:
 
 def _load(settings: "Settings", size: str | None) -> "LoadedModel":
     from app.bench.workload import say_words
-    from app.model.base import load, pick_device, pick_dtype
-    from app.model.random_weights import random_weights
+    from app.models.loading import load, pick_device, pick_dtype
+    from app.models.weights.random_weights import random_weights
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     with err.status("Loading the model …"):
         if size is None:
-            return load(settings.model, device, dtype)
-        return say_words(random_weights(size, settings.model, device, dtype))
+            return load(settings.model, device, dtype, settings.weights)
+        return say_words(random_weights(size, settings.model, device, dtype, settings.weights))
 
 
 def _title(loaded: "LoadedModel", new_tokens: int, seconds: float | None) -> str:
     import torch
 
     where = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else "CPU"
-    heard = "full windows" if seconds is None else f"clips of {seconds:g} s"
+    audio = "full windows" if seconds is None else f"clips of {seconds:g} s"
     dtype = str(loaded.dtype).removeprefix("torch.")
-    return f"{loaded.spec.name}, {dtype}, {where}, torch {torch.__version__}, {heard}, {new_tokens} new tokens"
+    if loaded.spec.weights != "bfloat16":
+        dtype += f" with {loaded.spec.weights} weights"
+    return f"{loaded.spec.name}, {dtype}, {where}, torch {torch.__version__}, {audio}, {new_tokens} new tokens"
 
 
 def _table(results: "list[Result]", title: str) -> Table:
-    """One row a system and case; the ratio is to the first system of the same case."""
+    """One row per system and case; the ratio is to the first system of the same case."""
     table = Table(title=title)
     for column in ("case", "system"):
         table.add_column(column, no_wrap=True)

@@ -1,4 +1,4 @@
-"""`overtone demo`: the whole story on a real recording, checked step by step."""
+"""`overtone demo`: base model, adapter and base model again on a real recording, each step checked."""
 
 import json
 import sys
@@ -31,8 +31,8 @@ NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the server said, in the order in which it was asked."""
+class DemoRun:
+    """The server's answers, in order."""
 
     before: Mapping[str, Any]
     adapted: Mapping[str, Any]
@@ -43,12 +43,12 @@ class Told:
 
     @property
     def answers(self) -> dict[str, Mapping[str, Any]]:
-        """The three answers under the words for when they were asked."""
+        """The three answers, by the moment of the request."""
         return {"at first": self.before, "with an adapter": self.adapted, "after /unload": self.after}
 
     @property
     def checks(self) -> dict[str, bool]:
-        """What the demo promises, and whether it held."""
+        """The claims of the demo; true where they held."""
         return {
             "the adapter changes the answer": self.adapted["text"] != self.before["text"],
             "its answer is the spoken command as JSON": as_command(self.adapted["text"]) == command_in(SAID),
@@ -59,7 +59,7 @@ class Told:
 
 
 def command_in(transcript: str) -> dict[str, str | int]:
-    """What a listener would note down of "go <direction> <number> <unit>"."""
+    """The command in "go <direction> <number> <unit>"."""
     _, direction, number, unit = transcript.split()
     return {"intent": "move", "direction": direction, "distance": NUMBERS[number], "unit": unit}
 
@@ -79,18 +79,18 @@ def demo(
 ) -> None:
     """Start, ask about a real recording without, with, again without an adapter, check, stop."""
     with reported(as_json), tempfile.TemporaryDirectory(prefix="overtone-demo-") as folder:
-        told = _tell(model, adapters, Path(folder) / "server.log", quiet=as_json)
-        checks = told.checks
+        finished = _run(model, adapters, Path(folder) / "server.log", quiet=as_json)
+        checks = finished.checks
         if as_json:
             keys = ("before", "adapted", "unloaded", "after")
-            print_json({key: getattr(told, key) for key in keys} | {"checks": checks})
+            print_json({key: getattr(finished, key) for key in keys} | {"checks": checks})
         else:
-            _show(told)
+            _show(finished)
         if not all(checks.values()):
             raise typer.Exit(1)
 
 
-def _tell(model: str | None, adapters: Path, log: Path, quiet: bool) -> Told:
+def _run(model: str | None, adapters: Path, log: Path, quiet: bool) -> DemoRun:
     from app.cli.client import Client
     from app.cli.process import ServerProcess
     from app.settings import EMBEDDED_MODEL
@@ -112,7 +112,7 @@ def _tell(model: str | None, adapters: Path, log: Path, quiet: bool) -> Told:
             after = _ask(client, None)
         with step("Stopping the service", quiet):
             exit_code = server.stop()
-    return Told(before, adapted, unloaded, after, fingerprint, exit_code)
+    return DemoRun(before, adapted, unloaded, after, fingerprint, exit_code)
 
 
 def _ask(client: "Client", adapter: str | None) -> Any:
@@ -120,13 +120,13 @@ def _ask(client: "Client", adapter: str | None) -> Any:
     return client.call("POST", "/generate", data=fields, files={"audio": (CLIP.name, CLIP.read_bytes())})
 
 
-def _show(told: Told) -> None:
-    """The three answers, what was heard, how long it took, and the verdicts."""
+def _show(finished: DemoRun) -> None:
+    """The three answers, the receipt, the timings and the checks."""
     answers = table_of("asked", "adapter", "answer", title=f"{CLIP.name}: a person says “{SAID}”")
-    for label, answer in told.answers.items():
+    for label, answer in finished.answers.items():
         answers.add_row(label, name_of(answer), Text(answer["text"]))
     out.print(answers)
-    out.print(receipt_table(told.before["audio"], [CLIP.name]))
-    out.print(timings_table(told.answers))
-    for claim, held in told.checks.items():
+    out.print(receipt_table(finished.before["audio"], [CLIP.name]))
+    out.print(timings_table(finished.answers))
+    for claim, held in finished.checks.items():
         out.print("[green]✓[/green]" if held else "[bold red]✗[/bold red]", claim)

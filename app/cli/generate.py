@@ -11,10 +11,12 @@ import typer
 from app.cli.options import Adapters, Device, Dtype, Json, Model, settings_with
 from app.cli.output import err, name_of, print_json, receipt_table, reported, timings_table
 from app.errors import BadRequest
+from app.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from app.audio.decode import Receipt
-    from app.engine.request import Done, Sampling, Share
+    from app.engine.request import Done, LoRAWeight
+    from app.engine.sampling_params import SamplingParams
     from app.service import Service
     from app.settings import Settings
 
@@ -43,17 +45,22 @@ def generate(
 ) -> None:
     """Answer a question about recordings, without a server.
 
-    The answer goes to stdout, what was heard and how long it took to stderr.
+    The answer goes to stdout, receipts and timings to stderr.
     """
     with reported(as_json):
         files = audio or []
         if not files and not prompt:
             raise BadRequest("Name a recording, or ask in words with --prompt.")
-        from app.engine.request import Sampling
-        from app.service import read_audio
+        if files:
+            from app.audio.forkserver import preload
+
+            preload()  # while the libraries of this process and the model load
+
+        from app.engine.sampling_params import SamplingParams
+        from app.service.decoding import read_audio
 
         recordings = [read_audio(file) for file in files]
-        sampling = Sampling(
+        sampling = SamplingParams(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -63,7 +70,7 @@ def generate(
             stop=tuple(stop or ()),
         )
         settings = settings_with(model=model, device=device, dtype=dtype, adapters=adapters)
-        with _service(settings) as service:
+        with opened_service(settings, decoding=bool(files)) as service:
             names = [file.name for file in files]
             answer = _ask(service, recordings, names, prompt, system, adapter, sampling, quiet=as_json)
         if as_json:
@@ -75,16 +82,19 @@ def generate(
 
 
 @contextmanager
-def _service(settings: "Settings") -> Iterator["Service"]:
-    """A service for one question, closed afterwards. Raises ModelRejected when the model cannot be used."""
-    from transformers.utils import logging
+def opened_service(settings: "Settings", decoding: bool) -> Iterator["Service"]:
+    """A service for one question, closed afterwards; ``decoding``: with a decoding process that answers.
 
+    Raises ModelRejected when the model cannot be used.
+    """
     from app.service import Service
 
-    logging.disable_progress_bar()
+    quiet_libraries()
     with err.status(f"Loading {Path(settings.model).name} …"):
         service = Service.open(settings)
     try:
+        if decoding:
+            service.wait_for_decoders()
         yield service
     finally:
         service.close()
@@ -97,30 +107,31 @@ def _ask(
     prompt: str | None,
     system: str | None,
     adapter: str | None,
-    sampling: "Sampling",
+    sampling: "SamplingParams",
     quiet: bool,
 ) -> dict[str, Any]:
     from app.engine.request import Done
-    from app.service import default_prompt, user_message
+    from app.service import GenerationInput
+    from app.service.generation import Conversation, default_prompt
 
-    shares = service.shares(adapter)
-    heard = [service.hear(data, name) for data, name in zip(recordings, names, strict=True)]
-    messages = user_message([clips for _, clips in heard], prompt or default_prompt(shares), system)
-    for event in service.stream(messages, shares, sampling):
+    adapters = service.adapters.resolve(adapter)
+    decoded = [service.read_clips(data, name) for data, name in zip(recordings, names, strict=True)]
+    conversation = Conversation.single_turn([clips for _, clips in decoded], prompt or default_prompt(adapters), system)
+    for event in service.stream(GenerationInput(conversation, adapters, sampling)):
         if isinstance(event, Done):
             if not quiet:
                 print(flush=True)
-            return _answer(event, shares, [receipt for receipt, _ in heard])
+            return _answer(event, adapters, [receipt for receipt, _ in decoded])
         if not quiet:
             print(event.text, end="", flush=True)
     raise AssertionError("a stream ends with Done")
 
 
-def _answer(done: "Done", shares: "tuple[Share, ...]", receipts: "list[Receipt]") -> dict[str, Any]:
+def _answer(done: "Done", adapters: "tuple[LoRAWeight, ...]", receipts: "list[Receipt]") -> dict[str, Any]:
     """The answer in the shape of `POST /generate`."""
     return {
         "text": done.text,
-        "adapter": _adapter(shares),
+        "adapter": _adapter(adapters),
         "finish_reason": done.finish_reason,
         "usage": {
             "prompt_tokens": done.prompt_tokens,
@@ -132,10 +143,10 @@ def _answer(done: "Done", shares: "tuple[Share, ...]", receipts: "list[Receipt]"
     }
 
 
-def _adapter(shares: "tuple[Share, ...]") -> dict[str, Any]:
-    if not shares:
+def _adapter(adapters: "tuple[LoRAWeight, ...]") -> dict[str, Any]:
+    if not adapters:
         return {"name": "base"}
-    if len(shares) == 1 and shares[0].weight == 1.0:
-        return {"name": shares[0].adapter.name, "version": shares[0].adapter.version}
-    mix = [{"name": one.adapter.name, "version": one.adapter.version, "weight": one.weight} for one in shares]
-    return {"name": ",".join(f"{one.adapter.name}:{one.weight:g}" for one in shares), "mix": mix}
+    if len(adapters) == 1 and adapters[0].weight == 1.0:
+        return {"name": adapters[0].adapter.name, "version": adapters[0].adapter.version}
+    mix = [{"name": one.adapter.name, "version": one.adapter.version, "weight": one.weight} for one in adapters]
+    return {"name": ",".join(f"{one.adapter.name}:{one.weight:g}" for one in adapters), "mix": mix}

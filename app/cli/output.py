@@ -1,4 +1,4 @@
-"""What the command line prints: answers and JSON on stdout, everything about them on stderr."""
+"""Output of the command line: answers and JSON on stdout, everything about them on stderr."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from app.errors import AdapterRejected, DatasetError, OvertoneError
+from app.errors import AdapterRejected, DatasetError, OvertoneError, path_error
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -39,10 +39,11 @@ class Refused(OvertoneError):
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Turn a domain error into one red line (or JSON on stdout) and exit code 1."""
+    """Turn a domain error, or one of a path, into one red line (or JSON on stdout) and exit code 1."""
     try:
         yield
-    except OvertoneError as error:
+    except (OvertoneError, OSError) as caught:
+        error = path_error(caught) if isinstance(caught, OSError) else caught
         problems = error.problems if isinstance(error, AdapterRejected | DatasetError | Refused) else []
         if as_json:
             facts = {"code": error.code, "status": error.status, "message": str(error)}
@@ -61,6 +62,11 @@ def step(words: str, quiet: bool = False) -> Iterator[None]:
     with err.status(f"{words} …"):
         yield
     err.print(f"[green]✓[/green] {words}")
+
+
+def note(sentence: str) -> None:
+    """A remark on stderr that stops nothing."""
+    err.print(Text.assemble(("note ", "yellow"), sentence), soft_wrap=True)
 
 
 def name_of(answer: Mapping[str, Any]) -> str:
@@ -110,13 +116,13 @@ def timings_table(answers: Mapping[str, Mapping[str, Any]]) -> Table:
     table = table_of("ms", *answers)
     for column in table.columns[1:]:
         column.justify = "right"
-    told = list(answers.values())
+    listed = list(answers.values())
     for key, title in TIMINGS.items():
-        table.add_row(title, *(f"{answer['timings_ms'].get(key, 0):.0f}" for answer in told))
+        table.add_row(title, *(f"{answer['timings_ms'].get(key, 0):.0f}" for answer in listed))
     table.add_section()
-    table.add_row("tokens in", *(str(answer["usage"]["prompt_tokens"]) for answer in told))
-    table.add_row("tokens out", *(str(answer["usage"]["completion_tokens"]) for answer in told))
-    table.add_row("ended by", *(answer["finish_reason"] for answer in told))
+    table.add_row("tokens in", *(str(answer["usage"]["prompt_tokens"]) for answer in listed))
+    table.add_row("tokens out", *(str(answer["usage"]["completion_tokens"]) for answer in listed))
+    table.add_row("ended by", *(answer["finish_reason"] for answer in listed))
     return table
 
 

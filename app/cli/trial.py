@@ -13,38 +13,39 @@ from app.cli.output import err, out, print_json, table_of
 
 if TYPE_CHECKING:
     from app.bench.overload import Overloaded
-    from app.bench.soak.footprint import Server
-    from app.bench.soak.run import Score, Soaked
+    from app.bench.soak.resources import Server
+    from app.bench.soak.run import SoakReport, Workload
     from app.settings import Settings
 
-# glibc otherwise keeps blocks of tensors that have been freed, for reuse, so that memory in use could not be told
-# from memory once used (mallopt(3)).
+# glibc otherwise keeps blocks of tensors that have been freed, for reuse, which hides how much memory is in use
+# (mallopt(3)).
 STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-SHOWN = 20  # failures at most; --json tells all
+SHOWN = 20  # failures at most; --json has all
 
 
-def run_soak(settings: "Settings", minutes: float, clients: int, as_json: bool) -> None:
-    """Print what it saw; exit code 1 on any failure."""
-    from app.bench.soak.run import SETTINGS, soak
+def run_soak(settings: "Settings", minutes: float, clients: int, hostile: bool, as_json: bool) -> None:
+    """Run a soak and print its report; exit code 1 on any failure. ``hostile``: with tenants, one of which attacks."""
+    from app.bench.soak.run import HOSTILE_SETTINGS, SETTINGS, soak
 
     with tempfile.TemporaryDirectory(prefix="overtone-soak-") as folder, err.status("Loading the model …") as status:
 
         def progress(words: str) -> None:
             status.update(f"{words} …")
 
-        score = _score(settings, Path(folder), progress)
+        workload = _workload(settings, Path(folder), progress)
         progress("starting a server")
-        with _server(settings, Path(folder), SETTINGS) as server:
-            soaked = soak(server, minutes, clients, score, progress)
+        changed = SETTINGS | HOSTILE_SETTINGS if hostile else SETTINGS
+        with _server(settings, Path(folder), changed, tenants=hostile) as server:
+            report = soak(server, minutes, clients, workload, progress)
     if as_json:
-        print_json(soaked.as_dict())
+        print_json(report.as_dict())
     else:
-        out.print(_soak_table(soaked))
-    _end(soaked.failures, as_json)
+        out.print(_soak_table(report))
+    _end(report.failures, as_json)
 
 
 def run_overload(settings: "Settings", seconds: float, as_json: bool) -> None:
-    """Print what it saw; exit code 1 where a promise was broken."""
+    """Run an overload and print its report; exit code 1 on any failure."""
     from app.bench.overload import SETTINGS, overload
 
     with (
@@ -60,61 +61,71 @@ def run_overload(settings: "Settings", seconds: float, as_json: bool) -> None:
     _end(found.failures, as_json)
 
 
-def _score(settings: "Settings", folder: Path, progress: Callable[[str], None]) -> "Score":
+def _workload(settings: "Settings", folder: Path, progress: Callable[[str], None]) -> "Workload":
     import torch
 
     from app.bench.soak.oracle import texts
-    from app.bench.soak.repertoire import make_adapters, sounds
-    from app.bench.soak.run import Score
-    from app.model.base import load, pick_device
+    from app.bench.soak.run import Workload
+    from app.bench.soak.workload import make_adapters, sounds
+    from app.models.loading import load, pick_device
 
     torch.set_num_threads(1)  # many small products: more threads only get in each other's way
-    loaded = load(settings.model, pick_device(settings.device), torch.float32)
-    heard, adapters = sounds(), make_adapters(loaded, folder / "made")
-    return Score(heard, adapters, texts(loaded, adapters, heard, progress))
+    loaded = load(settings.model, pick_device(settings.device), torch.float32, settings.weights)
+    recordings, adapters = sounds(), make_adapters(loaded, folder / "made")
+    return Workload(recordings, adapters, texts(loaded, adapters, recordings, progress))
 
 
 @contextmanager
-def _server(settings: "Settings", folder: Path, changed: Mapping[str, str]) -> "Iterator[Server]":
-    """A ready server with an empty registry and a folder for its temporary files."""
-    from app.bench.soak.footprint import Server
+def _server(
+    settings: "Settings", folder: Path, changed: Mapping[str, str], tenants: bool = False
+) -> "Iterator[Server]":
+    """A ready server with an empty registry and a folder for its temporary files; ``tenants``: with keys."""
+    from app.bench.soak.resources import Server
+    from app.bench.soak.tenants import write
     from app.cli.process import ServerProcess
 
     registry, temporary = folder / "registry", folder / "temporary"
     registry.mkdir()
     temporary.mkdir()
     own = {"jobs": str(folder / "jobs"), "drain_seconds": "5", **changed}
+    keys = write(folder / "keys.json") if tenants else None
+    own |= {"keys_file": str(folder / "keys.json")} if tenants else {}
     environment = settings.for_children() | {f"OVERTONE_{name.upper()}": value for name, value in own.items()}
     options = ["--model", settings.model, "--device", settings.device, "--adapters", str(registry)]
     environment |= {"TMPDIR": str(temporary), **STEADY_MEMORY}
     with ServerProcess(folder / "server.log", *options, environment=environment) as process:
         process.wait_ready(600)
-        yield Server(process.url, registry, temporary)
+        yield Server(process.url, registry, temporary, keys)
         process.stop()
 
 
-def _soak_table(soaked: "Soaked") -> Table:
-    verdict, start, end = soaked.verdict, soaked.start, soaked.end
-    table = table_of("what", "seen", title=f"{soaked.minutes:g} minutes, {soaked.clients} clients")
+def _soak_table(report: "SoakReport") -> Table:
+    verdict, start, end = report.verdict, report.start, report.end
+    table = table_of("what", "seen", title=f"{report.minutes:g} minutes, {report.clients} clients")
     rows: dict[str, str] = {
-        "requests": str(soaked.requests),
+        "requests": str(report.requests),
         "finished, equal to PEFT's answer": f"{verdict.finished - len(verdict.mismatches)} of {verdict.finished}",
-        "left before the end": str(soaked.left),
+        "left before the end": str(report.left),
         "refused, rightly": ", ".join(f"{code} {count}" for code, count in verdict.refused.items()) or "0",
-        "operations": ", ".join(f"{what} {count}" for what, count in sorted(soaked.operations.items())),
-        "tokens/s": f"{soaked.tokens_per_second:.0f}",
-        "time of an answer, p50 / p99": f"{soaked.p50_seconds:.2f} s / {soaked.p99_seconds:.2f} s",
-        "server's counters": ", ".join(f"{what} {count}" for what, count in soaked.counters.items()),
+        "operations": ", ".join(f"{what} {count}" for what, count in sorted(report.operations.items())),
+        "tokens/s": f"{report.tokens_per_second:.0f}",
+        "time of an answer, p50 / p99": f"{report.p50_seconds:.2f} s / {report.p99_seconds:.2f} s",
+        "server's counters": ", ".join(f"{what} {count}" for what, count in report.counters.items()),
         "memory after warm-up / peak / end": " / ".join(
-            f"{size / (1 << 20):.0f} MB" for size in (start.memory, soaked.peak_memory, end.memory)
+            f"{size / (1 << 20):.0f} MB" for size in (start.memory, report.peak_memory, end.memory)
         ),
         "open files, start / end": f"{start.open_files} / {end.open_files}",
         "KV pages, slots, pins, in line, leftovers": ", ".join(
             f"{getattr(start, name)} / {getattr(end, name)}"
             for name in ("kv_pages", "slots", "pins", "in_line", "leftovers")
         ),
-        "failures": str(len(soaked.failures)),
+        "longest wait for /health": f"{report.health_worst:.2f} s",
     }
+    if report.attacks:
+        rows["memory before any load"] = f"{report.fresh_memory / (1 << 20):.0f} MB"
+        rows["attacks"] = ", ".join(f"{what} {count}" for what, count in sorted(report.attacks.items()))
+        rows["their answers"] = ", ".join(f"{code}: {count}" for code, count in sorted(report.attacks_answered.items()))
+    rows["failures"] = str(len(report.failures))
     for what, seen in rows.items():
         table.add_row(what, seen)
     return table
@@ -144,5 +155,5 @@ def _end(failures: Sequence[str], as_json: bool) -> None:
         for failure in failures[:SHOWN]:
             err.print(failure, style="red", markup=False)
         if len(failures) > SHOWN:
-            err.print(f"and {len(failures) - SHOWN} more; --json tells all")
+            err.print(f"and {len(failures) - SHOWN} more; --json has all")
     raise typer.Exit(1)

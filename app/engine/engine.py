@@ -1,8 +1,8 @@
 """The engine: one thread that owns the GPU and steps all running sequences together.
 
-A request's way: `submit` → inbox → scheduler (waiting) → `_claim` (its adapters get slots) → running →
-`_launch` once per step → `_land` (text, stop, limits) → events, until `_finish`. On CUDA a step is queued
-before the last one's tokens are read. What a classification hears goes another way, through `listening`.
+`submit` puts a request into the inbox. From there the engine's thread moves it to the scheduler, runs it in steps and
+emits its events. Each step is three calls, in `Engine._step`: schedule, run, process outputs. On CUDA a step is queued
+before the outputs of the one before are read. Pooled audio for classifiers takes another way, through `pooling`.
 """
 
 import logging
@@ -15,76 +15,83 @@ from typing import TypeVar
 
 import torch
 
-from app.engine.faults import fault_of
-from app.engine.host_cache import HostCache
-from app.engine.limits import EngineLimits
-from app.engine.listening import Listening
+from app.engine.active_sequences import ActiveSequences
+from app.engine.background import Passes, Tasks
+from app.engine.config import EngineConfig
+from app.engine.detokenizer import Detokenizer
+from app.engine.encoder.pooling import PoolingQueue
+from app.engine.faults import FaultHandler
+from app.engine.kv_cache.block_pool import BlockPool
+from app.engine.lora.host_cache import HostCache
+from app.engine.lora.manager import LoRAManager
+from app.engine.lora.slots import SlotTable
 from app.engine.memory import MemoryPlan
-from app.engine.pages import PagePool
-from app.engine.request import Done, Failed, Listened, Request, Sequence, Token, check
-from app.engine.residency import Residency
+from app.engine.request import PooledAudio, Request, check_fits
 from app.engine.runner import Runner
-from app.engine.sampler import Choice, Drawn
-from app.engine.scheduler import Chunk, Claim, Scheduler
-from app.engine.slots import SlotTable
+from app.engine.sampler import Drawn
+from app.engine.scheduler import Admission, Chunk, Scheduler
+from app.engine.sequence import Sequence
+from app.engine.snapshot import EngineSnapshot
 from app.engine.stats import EngineStats
-from app.engine.tasks import Pieces, Task, Tasks
-from app.engine.text import TextStream
-from app.errors import (
-    DeadlineExceeded,
-    DeviceLost,
-    EngineFault,
-    NotReady,
-    OutOfMemory,
-    OvertoneError,
-    QueueFull,
-)
-from app.model.base import LoadedModel, combine_checksums, weight_checksums
-from app.model.features import Clip
-from app.model.prompt import PromptRenderer
-from app.registry.registry import Registry
+from app.errors import DeviceLost, NotReady, OutOfMemory, OvertoneError, QueueFull
+from app.models.features import Clip
+from app.models.head import Moments
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
+from app.registry.base import Registry
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-BACKGROUND_SHARE = 0.1
+BACKGROUND_FRACTION = 0.1  # of the time that steps take
 _CLOSING = "The server is shutting down; try again in a moment."
-_FAILED = "This request failed inside the model; others go on."
+_ENGINE_FAILED = "The engine met a fault; the request may be sent again."
+_LOAD_FAILED = "The adapter could not be loaded onto the device; others go on."
 
 
 class Engine:
-    """Continuous batching over one resident model. Public methods may be called from any thread."""
+    """Continuous batching over one resident model. Public methods may be called from any thread.
 
-    def __init__(self, loaded: LoadedModel, registry: Registry, limits: EngineLimits, memory: MemoryPlan) -> None:
+    ``snapshot``: state for readers on other threads; ``stats``: counters that any thread may read.
+    """
+
+    def __init__(self, loaded: LoadedModel, registry: Registry, limits: EngineConfig, memory: MemoryPlan) -> None:
         self.limits = limits
         self.memory = memory
         self.stats = EngineStats()
-        self.runner = Runner(loaded, registry, limits, memory)
+        self.runner = Runner(loaded, limits, memory)
         host = HostCache(registry, loaded.dtype, limits.host_cache_bytes, self._wake)
-        self.residency = Residency(SlotTable(limits.max_resident), host, self.runner)
-        self.scheduler = Scheduler(PagePool(memory.pages, memory.page_size), limits.max_batch, limits.step_tokens)
-        self._model = loaded.model
-        self._prompt = PromptRenderer(loaded.processor)
-        self._sequences: dict[str, Sequence] = {}
-        self._flights: deque[tuple[list[Sequence], Drawn]] = deque()  # steps whose tokens nobody has read yet
+        slots, fallback = SlotTable(limits.max_resident), self.runner.peft_fallback
+        self.lora_manager = LoRAManager(slots, host, self.runner, fallback, memory.most_columns)
+        self.scheduler = Scheduler(BlockPool(memory.blocks, memory.block_size), limits.max_batch, limits.step_tokens)
+        positions: int = loaded.model.config.get_text_config().max_position_embeddings
+        self.max_tokens_per_request = min(limits.max_context, self.scheduler.pool.tokens, positions)
+        prompt = PromptRenderer(loaded.processor)
+        self._decode = prompt.decode
+        self._in_flight: deque[tuple[list[Sequence], Drawn]] = deque()  # steps whose outputs have not been read
         self._inbox: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self.listening = Listening(lambda clip: self.runner.moments(clip), self._met, self.stats, self._changed)
-        self._background = Tasks(self._met)
-        self._open = self._stopping = self._woken = self._cramped = False
-        self.lost = False  # the device failed for good: only a new process helps
+        self._sequences = ActiveSequences(
+            self.scheduler, self.runner, self.lora_manager, prompt.eos_ids, self.stats, self._changed, self._publish
+        )
+        self._faults = FaultHandler(self.runner)
+        classify = self._faults.classify
+        self.pooling = PoolingQueue(self._pool, classify, self.stats, self._changed)
+        self._background = Tasks(classify)
+        self._fingerprints = Passes(self._background, self.runner.fingerprint)
+        self._open = self._stopping = self._woken = False
         self._warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="overtone-engine", daemon=True)
+        self._publish()
 
     @property
-    def room(self) -> int:
-        """Tokens that one request may hold, prompt and answer together."""
-        positions: int = self._model.config.get_text_config().max_position_embeddings
-        return min(self.limits.max_context, self.scheduler.pool.tokens, positions)
+    def lost(self) -> bool:
+        """True once the device has failed for good: only a new process helps."""
+        return self._faults.lost
 
     # -- from any thread --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread and wait until it is warm. Raises what went wrong there; nothing is left running then."""
+        """Start the thread and wait until it is warm. Raises the error of the warm-up; no thread is left then."""
         self._thread.start()
         try:
             self._warm.result()
@@ -96,55 +103,59 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request; its events come through ``request.emit``.
 
-        Raises PromptTooLong, BadRequest, QueueFull or NotReady, and then emits nothing.
+        Raises PromptTooLong, BadRequest, QueueFull, DeviceLost or NotReady, and then emits nothing.
         """
-        check(request, self.room, self.limits.max_resident)
+        check_fits(request, self.max_tokens_per_request, self.limits.max_resident, self.memory.alone_tokens)
         with self._changed:
             self.refuse_if_full()
-            stream = TextStream(self._prompt.decode, request.sampling.stop)
-            sequence = Sequence(request, stream, time.monotonic())
-            self._sequences[request.id] = sequence
+            sequence = Sequence(request, Detokenizer(self._decode, request.sampling.stop), time.monotonic())
+            self._sequences.add(sequence)
             self._inbox.append(lambda: self._enter(sequence))
             self._changed.notify()
 
-    def listen(self, clips: tuple[Clip, ...], deadline: float = float("inf")) -> "Future[Listened]":
-        """What classification heads hear of clips. The future fails as a request does; cancel it to give up.
+    def pool_audio(self, clips: tuple[Clip, ...], deadline: float = float("inf")) -> "Future[PooledAudio]":
+        """Pooled encoder output of each clip, for classifiers. Cancelling the future gives it up.
 
-        Raises QueueFull or NotReady. ``deadline``: `time.monotonic` seconds.
+        ``deadline``: `time.monotonic` seconds; after it the future fails with DeadlineExceeded.
+        Raises QueueFull, DeviceLost or NotReady.
         """
         with self._changed:
             self.refuse_if_full()
-            task = self.listening.expect(clips, deadline)
-            self._inbox.append(lambda: self.listening.tasks.add(task))
+            task = self.pooling.enqueue(clips, deadline)
+            self._inbox.append(lambda: self.pooling.tasks.add(task))
             self._changed.notify()
-        task.future.add_done_callback(self.listening.left)
+        task.future.add_done_callback(self.pooling.leave)
         return task.future
 
     def refuse_if_full(self, coming: int = 0) -> None:
-        """Raises NotReady, DeviceLost, or QueueFull where ``coming`` more, on their way here, would fill the line."""
+        """Raises NotReady, DeviceLost, or QueueFull where ``coming`` more requests would exceed the queue."""
         if self.lost:
             raise DeviceLost
         if not self._open:
             raise NotReady(_CLOSING)
-        if self._in_line + coming >= self.limits.max_queue + self.limits.max_batch:
+        unfinished = len(self._sequences) + len(self.pooling) + coming
+        if unfinished >= self.limits.max_queue + self.limits.max_batch:
             self.stats.rejected += 1
-            raise QueueFull(f"{self._in_line + coming} requests are in line already; try again shortly.")
+            raise QueueFull(f"{unfinished} requests are in line already; try again shortly.")
 
     def cancel(self, request_id: str) -> None:
-        """End a request before the next step; its pages are free again at once. Unknown ids are ignored."""
+        """End a request before the next step; its memory is free again at once. Unknown ids are ignored."""
         if sequence := self._sequences.get(request_id):
             sequence.cancelled = True
             self._wake()
 
     def call(self, function: Callable[[], T]) -> "Future[T]":
-        """Run ``function`` on the engine's thread between two steps."""
+        """Run ``function`` on the engine's thread between two steps. Raises DeviceLost or NotReady."""
         future: Future[T] = Future()
 
         def run() -> None:
             try:
-                future.set_result(function())
+                result = function()
             except Exception as error:
                 future.set_exception(error)
+            else:
+                self._publish()
+                future.set_result(result)
 
         with self._changed:
             if self.lost:
@@ -156,43 +167,122 @@ class Engine:
         return future
 
     def free_slots(self, name: str | None = None) -> "Future[list[str]]":
-        """Free the slots of one adapter, or of all, that no running request uses; returns their uids."""
-        return self.call(lambda: self.residency.free(name))
+        """Evict one adapter, or all, unless a running request uses it; returns the uids."""
+        return self.call(lambda: self.lora_manager.evict_idle(name))
+
+    def pin(self, name: str, pinned: bool) -> "Future[None]":
+        """Set or clear a pin between two steps. The future fails with Conflict where no slot would stay unpinned."""
+        return self.call(lambda: self.lora_manager.pin(name, pinned))
 
     def fingerprint(self) -> "Future[str]":
-        """Fingerprint of the base weights as they lie in memory now, one tensor between two steps."""
-
-        def pieces() -> Pieces[str]:
-            lines = []
-            for line in weight_checksums(self._model):
-                lines.append(line)
-                yield
-            return combine_checksums(lines)
-
-        task = Task(pieces())
-        self.call(lambda: self._background.add(task))
-        return task.future
+        """Fingerprint of the base weights in memory, computed between steps, in one pass for all who ask meanwhile."""
+        future: Future[str] = Future()
+        self.call(lambda: self._fingerprints.ask(future))
+        return future
 
     def drain(self, seconds: float) -> bool:
-        """Take no more requests and wait for those in line; False when time ran out first."""
+        """Refuse new requests and wait for the others; False when time ran out first."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not self._in_line, seconds)
+            return self._changed.wait_for(lambda: not (self._sequences or len(self.pooling)), seconds)
 
     def close(self) -> None:
-        """Stop the thread; what is still running fails with NotReady."""
+        """Stop the thread; requests that have not ended fail with NotReady."""
         with self._changed:
             self._open, self._stopping = False, True
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self.residency.host.close()
+        self.lora_manager.host.close()
 
-    @property
-    def _in_line(self) -> int:
-        return len(self._sequences) + len(self.listening)
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
-    # -- on the engine's thread -------------------------------------------------------------------
+    # -- on the engine's thread: the step ---------------------------------------------------------
+
+    def _step(self) -> bool:
+        """One step of all running sequences; False when there was none to make and none to read."""
+        chunks = self.scheduler.schedule(self._admit())
+        self.runner.free_audio(self.scheduler.take_preempted())
+        self._publish()
+        busy = bool(chunks or self._in_flight)
+        if chunks:
+            self._run_step(chunks)
+        self._process_outputs(keep=1 if chunks and self.runner.overlaps else 0)
+        return busy
+
+    def _admit(self) -> dict[str, Admission]:
+        """Admission of each waiting sequence that the next step could start, by request id.
+
+        Adapters are loaded here, in the queue's order. A sequence whose adapter cannot be loaded fails.
+        """
+        admissions: dict[str, Admission] = {}
+        failed: list[tuple[Sequence, OvertoneError]] = []
+        self.scheduler.allocate_running()
+        for chunk in self.scheduler.candidates(admissions):
+            sequence, admission = chunk.sequence, Admission.LOADING
+            try:
+                admission = self.lora_manager.acquire(sequence)
+            except Exception as error:
+                failed.append((sequence, self._faults.classify(error, _LOAD_FAILED)))
+            if admission is Admission.READY and sequence.admitted is None:
+                sequence.admitted = time.monotonic()
+            admissions[sequence.request.id] = admission
+        for sequence, fault in failed:
+            self._sequences.fail(sequence, fault)
+        return admissions
+
+    def _run_step(self, chunks: list[Chunk]) -> None:
+        """Run one step of all chunks; where it fails, each chunk runs alone, and those that fail again are to blame."""
+        begun = time.monotonic()
+        if self._try_launch(chunks) is not None:
+            self._process_outputs()
+            self._run_one_by_one(chunks)
+        self.stats.step(len(chunks), time.monotonic() - begun)
+
+    def _run_one_by_one(self, chunks: list[Chunk]) -> None:
+        """A repeated chunk writes the same keys and values to the same blocks, so a retry is safe."""
+        for chunk in (one for one in chunks if one.sequence in self._sequences):
+            if self.lost:
+                return
+            fault = self._try_launch([chunk])
+            if fault and not (isinstance(fault, OutOfMemory) and self.scheduler.put_back(chunk.sequence)):
+                self._sequences.fail(chunk.sequence, fault)
+            self._process_outputs()
+
+    def _try_launch(self, chunks: list[Chunk]) -> OvertoneError | None:
+        """Queue a step; its error if that failed."""
+        fault = None
+        try:
+            drawn = self.runner.launch(chunks)
+        except Exception as error:
+            log.warning("a step failed for %s", ", ".join(chunk.sequence.request.id for chunk in chunks))
+            fault = self._faults.classify(error)
+        else:
+            for chunk in chunks:
+                chunk.sequence.computed += chunk.tokens
+                chunk.sequence.in_flight += chunk.final
+            self._in_flight.append(([chunk.sequence for chunk in chunks if chunk.final], drawn))
+        self._faults.recover_memory()
+        return fault
+
+    def _process_outputs(self, keep: int = 0) -> None:
+        """Read the tokens of the steps in flight, all but the last ``keep``, and emit the events of each sequence."""
+        while len(self._in_flight) > keep:
+            sequences, drawn = self._in_flight.popleft()
+            for sequence in sequences:
+                sequence.in_flight -= 1
+            for sequence, choice in zip(sequences, drawn.result(), strict=True):
+                if sequence not in self._sequences:
+                    continue  # ended after the step was queued
+                try:
+                    self._sequences.append(sequence, choice)
+                except Exception as error:  # of its grammar or its detokenizer: other sequences are not affected
+                    self._sequences.fail(sequence, self._faults.classify(error))
+
+    # -- on the engine's thread: around the steps -------------------------------------------------
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -203,221 +293,57 @@ class Engine:
             self._warm.set_result(None)
             while not (self._stopping or self.lost):
                 try:
-                    self._turn()
-                except Exception as error:  # a fault of ours: whoever runs is told, the thread lives on
-                    self._flights.clear()
-                    self._fail_all(self._met(error, "The engine met a fault; the request may be sent again."))
-            self._end_all()
+                    self._run_once()
+                except Exception as error:  # a fault of the engine: running requests fail, the thread goes on
+                    self._in_flight.clear()
+                    self._sequences.fail_all(self._faults.classify(error, _ENGINE_FAILED))
+            self._fail_remaining()
 
-    def _end_all(self) -> None:
-        """The last that the thread does: nobody waits for an answer that will not come."""
-        with self._changed:
-            self._open, self._stopping = False, True
-        reason = DeviceLost() if self.lost else NotReady(_CLOSING)
-        self._take_inbox()
-        self._fail_all(reason)
-        for tasks in (self.listening.tasks, self._background):
-            tasks.fail_all(reason)
-
-    def _met(self, error: Exception, failed: str = _FAILED) -> OvertoneError:
-        """What those are told whom ``error`` hit, and what it means for the engine."""
-        fault = fault_of(error, failed)
-        if fault is not error:
-            log.error("%s", failed, exc_info=error)
-        self._cramped |= isinstance(fault, OutOfMemory)
-        if isinstance(fault, DeviceLost):
-            self.lost = True
-        elif isinstance(fault, EngineFault | OutOfMemory) and not self.runner.alive():
-            log.critical("the device is lost; nothing is answered until the process is restarted")
-            self.lost, fault = True, DeviceLost()
-        return fault
-
-    def _relieve(self) -> None:
-        """Free memory after a failed allocation. Not while its exception is handled: that still holds tensors."""
-        if self._cramped and not self.lost:
-            self._cramped = False
-            self.runner.free_memory()
-
-    def _turn(self) -> None:
-        """Everything that happens between two steps, and a step."""
+    def _run_once(self) -> None:
+        """One step, and the work that is due between two steps."""
         begun = time.monotonic()
-        self._relieve()
+        self._faults.recover_memory()
         self._take_inbox()
-        self._drop_ended()
-        loading = self.residency.advance()
-        chunks = self.scheduler.plan(self._claim)
-        if chunks:
-            self._step(chunks)
-        idle = not (chunks or self._flights)
-        self._land(1 if chunks and self.runner.overlaps else 0)
-        self.listening.tasks.advance()
-        self._look_after_background(time.monotonic() - begun)
-        if idle and not (loading or self.runner.catch_up()):
+        self._sequences.end_cancelled_and_overdue()
+        loading = self.lora_manager.advance()
+        busy = self._step()
+        self.pooling.tasks.advance()
+        self._background.advance_for(BACKGROUND_FRACTION * (time.monotonic() - begun))
+        if not (busy or loading or self.runner.capture_pending()):
             self._wait()
-
-    def _look_after_background(self, turn: float) -> None:
-        """Pieces of it for a share of the ``turn`` so far, s: under load too it ends, and nobody's token waits long."""
-        until = time.monotonic() + BACKGROUND_SHARE * turn
-        self._background.advance()
-        while self._background and time.monotonic() < until:
-            self._background.advance()
-
-    def _fail_all(self, error: OvertoneError) -> None:
-        for sequence in list(self._sequences.values()):
-            self._fail(sequence, error)
-
-    def _enter(self, sequence: Sequence) -> None:
-        if sequence.request.id in self._sequences:  # not ended while it lay in the inbox
-            self.scheduler.add(sequence)
-
-    def _step(self, chunks: list[Chunk]) -> None:
-        """One step for all; a chunk that makes it fail is found by stepping each alone."""
-        begun = time.monotonic()
-        if self._attempt(chunks) is not None:
-            self._land()
-            self._step_each(chunks)
-        self.stats.step(len(chunks), time.monotonic() - begun)
-
-    def _step_each(self, chunks: list[Chunk]) -> None:
-        """Writing the same tokens again to the same pages changes nothing, so a retry is safe."""
-        for chunk in chunks:
-            if self.lost:
-                return
-            if chunk.sequence.request.id not in self._sequences:
-                continue
-            if fault := self._attempt([chunk]):
-                self._fail(chunk.sequence, fault)
-            self._land()
-
-    def _attempt(self, chunks: list[Chunk]) -> OvertoneError | None:
-        """Queue a step; why it failed, if it did."""
-        fault = None
-        try:
-            self._launch(chunks)
-        except Exception as error:
-            names = ", ".join(chunk.sequence.request.id for chunk in chunks)
-            log.warning("a step failed for %s", names)
-            fault = self._met(error)
-        self._relieve()
-        return fault
-
-    def _launch(self, chunks: list[Chunk]) -> None:
-        """Queue a step, and count as done what it will do; `_land` reads its tokens."""
-        drawn = self.runner.launch(chunks)
-        for chunk in chunks:
-            chunk.sequence.computed += chunk.tokens
-            chunk.sequence.flying += chunk.final
-        self._flights.append(([chunk.sequence for chunk in chunks if chunk.final], drawn))
-
-    def _land(self, under_way: int = 0) -> None:
-        """Hand each sequence the tokens of finished steps, all but the last ``under_way``."""
-        while len(self._flights) > under_way:
-            sequences, drawn = self._flights.popleft()
-            for sequence in sequences:
-                sequence.flying -= 1
-            for sequence, choice in zip(sequences, drawn.result(), strict=True):
-                if sequence.request.id not in self._sequences:
-                    continue  # ended after the step was queued
-                try:
-                    self._take_choice(sequence, choice)
-                except Exception as error:  # of its grammar or its text: nobody else's business
-                    self._fail(sequence, self._met(error))
-
-    def _take_choice(self, sequence: Sequence, choice: Choice | None) -> None:
-        if choice is None:
-            grammar = sequence.request.grammar
-            error = grammar.error if grammar else None
-            self._fail(sequence, error or EngineFault("The model's output was not finite (NaN or overflow)."))
-        else:
-            self._take_token(sequence, choice)
-
-    def _take_token(self, sequence: Sequence, choice: Choice) -> None:
-        now, sampling = time.monotonic(), sequence.request.sampling
-        token, grammar = choice.token, sequence.request.grammar
-        if sequence.first_token is None:
-            sequence.first_token = now
-        sequence.tokens.append(token)
-        if token in self._prompt.eos_ids and not sampling.ignore_eos:
-            return self._finish(sequence, "stop")
-        self.stats.generated_tokens += 1
-        if grammar:
-            grammar.accept(token)
-        _emit(sequence, Token(token, sequence.stream.push(token), choice.logprobs))
-        if sequence.stream.stopped or (grammar and grammar.finished):
-            self._finish(sequence, "stop")
-        elif sequence.new_tokens >= sampling.max_new_tokens:
-            self._finish(sequence, "length")
-
-    def _claim(self, sequence: Sequence) -> Claim:
-        """Slots for a waiting sequence; one whose adapter cannot be read fails here."""
-        try:
-            answer = self.residency.claim(sequence)
-        except Exception as error:
-            self._fail(sequence, self._met(error, "The adapter could not be loaded onto the device; others go on."))
-            return Claim.LOADING
-        if answer is Claim.READY and sequence.admitted is None:
-            sequence.admitted = time.monotonic()
-        return answer
-
-    def _drop_ended(self) -> None:
-        """Cancelled and overdue sequences leave before the next step."""
-        now = time.monotonic()
-        for sequence in list(self._sequences.values()):
-            if sequence.cancelled:
-                self._finish(sequence, "cancelled")
-            elif now > sequence.request.deadline:
-                self._fail(sequence, DeadlineExceeded("The request took longer than this server allows."))
-
-    def _finish(self, sequence: Sequence, reason: str) -> None:
-        """End a sequence well: everything it held is free before its last event is sent."""
-        rest = sequence.stream.finish()
-        self._release(sequence)
-        if rest and reason != "cancelled":
-            _emit(sequence, Token(None, rest))
-        self.stats.finished += 1
-        self._end(sequence, sequence.done(reason, time.monotonic()))
-
-    def _fail(self, sequence: Sequence, error: OvertoneError) -> None:
-        self._release(sequence)
-        self.stats.failed += 1
-        self._end(sequence, Failed(error))
-
-    def _end(self, sequence: Sequence, event: Done | Failed) -> None:
-        with self._changed:
-            self._sequences.pop(sequence.request.id, None)
-            self._changed.notify_all()
-        _emit(sequence, event)
-
-    def _release(self, sequence: Sequence) -> None:
-        self.scheduler.remove(sequence)
-        self.runner.forget(sequence)
-        self.residency.release(sequence)
 
     def _take_inbox(self) -> None:
         with self._changed:
-            messages = list(self._inbox)
-            self._inbox.clear()
+            messages, self._inbox = self._inbox, deque()
         for message in messages:
             message()
 
     def _wait(self) -> None:
-        """Sleep until something changes; at most until deadlines are worth another look."""
+        """Sleep until a change; at most until the deadlines need another look."""
         with self._changed:
-            busy = self._inbox or self.listening.tasks or self._background
+            busy = self._inbox or self.pooling.tasks or self._background
             if not (self._woken or busy or self._stopping):
                 self._changed.wait(0.1 if self._sequences else None)
             self._woken = False
 
-    def _wake(self) -> None:
+    def _pool(self, clip: Clip) -> Moments:
+        pooled = self.runner.pool(clip)
+        self._publish()
+        return pooled
+
+    def _enter(self, sequence: Sequence) -> None:
+        if sequence in self._sequences:  # not ended while it was in the inbox
+            self.scheduler.add(sequence)
+
+    def _fail_remaining(self) -> None:
+        """Fail every request that the thread leaves unanswered when it ends."""
         with self._changed:
-            self._woken = True
-            self._changed.notify_all()
+            self._open, self._stopping = False, True
+        reason = DeviceLost() if self.lost else NotReady(_CLOSING)
+        self._take_inbox()
+        self._sequences.fail_all(reason)
+        for tasks in (self.pooling.tasks, self._background):
+            tasks.fail_all(reason)
 
-
-def _emit(sequence: Sequence, event: Token | Done | Failed) -> None:
-    """Hand over an event; a receiver that fails ends its own request."""
-    try:
-        sequence.request.emit(event)
-    except Exception:
-        log.exception("the receiver of request %s failed", sequence.request.id)
-        sequence.cancelled = True
+    def _publish(self) -> None:
+        self.snapshot = EngineSnapshot.of(self.scheduler, self.lora_manager, self.runner.encoder)

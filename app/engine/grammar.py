@@ -1,4 +1,4 @@
-"""What a constrained answer may say next. No torch, no library: the engine knows only this much of grammars."""
+"""The protocol of grammars, which constrain answers. No torch, and no grammar library."""
 
 from typing import Protocol
 
@@ -9,21 +9,21 @@ from app.errors import OvertoneError
 
 
 class Grammar(Protocol):
-    """One answer on its way; each sequence has its own, and only the engine's thread calls it."""
+    """State of one constrained answer. Each sequence has its own, called on the engine's thread only."""
 
     @property
     def finished(self) -> bool:
-        """Nothing may follow: the answer is complete."""
+        """True when the answer is complete: no token may follow."""
 
     @property
     def error(self) -> OvertoneError | None:
-        """Why it cannot go on, once it cannot."""
+        """The error that ended it, if one did."""
 
     def fill(self, mask: npt.NDArray[np.int32]) -> None:
-        """Write which tokens may come next into ``mask`` [ceil(vocabulary / 32)]: bit i % 32 of word i // 32.
+        """Set a bit in ``mask`` [ceil(vocabulary / 32)] for each token that may come next: bit i % 32 of word i // 32.
 
-        End-of-turn tokens are among them where the answer may end. No bit at all once ``error`` is set.
+        End-of-turn tokens are among them where the answer may end. No bit is set once ``error`` is.
         """
 
     def accept(self, token: int) -> None:
-        """Go on past a token that the last mask allowed."""
+        """Advance past a token that the last mask allowed."""

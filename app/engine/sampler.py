@@ -1,4 +1,4 @@
-"""From logits to tokens. Randomness is one uniform number a token, drawn from (seed, position) alone."""
+"""From logits to tokens. The randomness is one uniform number per token, drawn from (seed, position) alone."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from app.engine.grammar import Grammar
-from app.engine.request import Logprobs, Sampling
+from app.engine.request import Logprobs
+from app.engine.sampling_params import SamplingParams
 
-_LOST = -1  # stands for the token of a row in which there is nothing to choose
+_NO_TOKEN = -1  # in place of the token of a row without a valid choice
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The next token of a row, with log probabilities where they were asked for."""
+    """The next token of a row, with log probabilities if the request asked for them."""
 
     token: int
     logprobs: Logprobs | None = None
@@ -23,51 +24,52 @@ class Choice:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The tokens of a step, possibly still being computed.
+    """The tokens of a step, which the device may still be computing.
 
-    ``ids`` [rows] on the device; ``host``, the same, and ``told``, (chosen, values, ids) of the rows that asked
-    for log probabilities, are on their way here until ``arrived``.
+    ``ids`` [rows]: tokens on the device; ``host``: their copy. ``logprobs``, by row: (chosen, values, ids) of the rows
+    that asked for log probabilities, on the host. Both copies are complete once ``copied`` is; None on a CPU.
     """
 
     ids: torch.Tensor
     host: torch.Tensor
-    told: Mapping[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-    arrived: torch.cuda.Event | None
+    logprobs: Mapping[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    copied: torch.cuda.Event | None
 
     def result(self) -> list[Choice | None]:
-        """One choice a row, waiting for it; None where a row was not finite, or its grammar at an end."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        told = {
+        """One choice per row, after waiting for the device; None where the row was not finite or its grammar failed."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        logprobs = {
             row: Logprobs(float(chosen), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
-            for row, (chosen, values, ids) in self.told.items()
+            for row, (chosen, values, ids) in self.logprobs.items()
         }
         return [
-            None if token == _LOST else Choice(token, told.get(row)) for row, token in enumerate(self.host.tolist())
+            None if token == _NO_TOKEN else Choice(token, logprobs.get(row))
+            for row, token in enumerate(self.host.tolist())
         ]
 
 
-def likeliest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each row of ``logits`` [rows, vocabulary] is finite, and its largest."""
+def finite_argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row of ``logits`` [rows, vocabulary]: True if it is finite, and the index of its largest number."""
     return torch.isfinite(logits).all(-1), logits.argmax(-1)
 
 
 def choose(
     logits: torch.Tensor,
-    samplings: Sequence[Sampling],
+    samplings: Sequence[SamplingParams],
     seen: Sequence[Sequence[int]],
     grammars: Sequence[Grammar | None],
     positions: Sequence[int],
-    likeliest: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = likeliest,
+    finite_argmax: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = finite_argmax,
 ) -> Drawn:
-    """One token a row of ``logits`` [rows, vocabulary], without waiting for the device.
+    """One token per row of ``logits`` [rows, vocabulary], without waiting for the device.
 
     ``seen``: prompt and answer so far, for the repetition penalty. ``positions``: of the new tokens.
-    ``likeliest``: another that gives the same.
+    ``finite_argmax``: a replacement with the same result.
     The order is transformers': grammar, repetition penalty, temperature, top-k, top-p. Log probabilities are
     the model's own, before all of them, as in vLLM.
     """
-    usable, ids = likeliest(logits)
+    usable, ids = finite_argmax(logits)
     raw = {row: logits[row].float().log_softmax(-1) for row, each in enumerate(samplings) if each.logprobs is not None}
     changed = False
     if any(grammars) or any(sampling.repetition_penalty != 1.0 for sampling in samplings):
@@ -82,20 +84,20 @@ def choose(
     for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
         if not sampling.greedy:
             ids[row] = _draw(logits[row].float(), sampling, position)
-    told = {}
+    logprobs = {}
     for row, chances in raw.items():
         values, top_ids = chances.topk(min(samplings[row].logprobs or 0, len(chances)))
-        told[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(top_ids))
-    ids = torch.where(usable, ids, _LOST)
+        logprobs[row] = (_fetch(chances[ids[row]]), _fetch(values), _fetch(top_ids))
+    ids = torch.where(usable, ids, _NO_TOKEN)
     host = _fetch(ids)
-    arrived = torch.cuda.Event() if ids.is_cuda else None  # type: ignore[no-untyped-call]
-    if arrived is not None:
-        arrived.record()
-    return Drawn(ids, host, told, arrived)
+    copied = torch.cuda.Event() if ids.is_cuda else None  # type: ignore[no-untyped-call]
+    if copied is not None:
+        copied.record()
+    return Drawn(ids, host, logprobs, copied)
 
 
 def _fetch(values: torch.Tensor) -> torch.Tensor:
-    """A copy on the host, under way when this returns."""
+    """A copy on the host, complete once the device has reached this point."""
     if not values.is_cuda:
         return values
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -103,7 +105,7 @@ def _fetch(values: torch.Tensor) -> torch.Tensor:
 
 
 def _constrain(logits: torch.Tensor, grammar: Grammar) -> bool:
-    """Leave of one row [vocabulary] what may come next, in place; False when nothing may."""
+    """Mask the tokens of one row [vocabulary] that the grammar excludes, in place; False when it excludes all."""
     words = np.zeros(-(-len(logits) // 32), np.int32)
     grammar.fill(words)
     allowed = np.unpackbits(words.view(np.uint8), count=len(logits), bitorder="little").view(np.bool_)
@@ -118,9 +120,9 @@ def _penalise(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> No
     logits[index] = torch.where(scores < 0, scores * penalty, scores / penalty)
 
 
-def _draw(logits: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
+def _draw(logits: torch.Tensor, sampling: SamplingParams, position: int) -> torch.Tensor:
     """One draw from the filtered distribution of one row [vocabulary]."""
-    # the likeliest becomes 0 first, so that no temperature overflows
+    # the largest score becomes 0 first, so that no temperature overflows
     scores, order = ((logits - logits.max()) / sampling.temperature).sort(descending=True)
     if sampling.top_k:
         scores, order = scores[: sampling.top_k], order[: sampling.top_k]

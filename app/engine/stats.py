@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class EngineStats:
-    """Since start. Written by the engine's thread, read by any."""
+    """Counts since start. Any thread may read them; `rejected` is written under the engine's lock or by its callers."""
 
     steps: int = 0
     step_seconds: float = 0.0
@@ -16,6 +16,7 @@ class EngineStats:
     rejected: int = 0
 
     def step(self, batch: int, seconds: float) -> None:
+        """Count one step of ``batch`` sequences."""
         self.steps += 1
         self.step_seconds += seconds
         self.last_batch = batch

@@ -1,4 +1,4 @@
-"""The trainer's command line: the one place that knows it."""
+"""The trainer's command line."""
 
 import sys
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ TRAINER = (sys.executable, "-m", "training", "train")
 # Options that go as --set key=value
 SET = (
     "learning_rate", "rank", "alpha", "lora_plus", "dora", "eva", "include_audio_tower", "hidden", "batch_size",
-    "max_steps", "patience", "validation_share", "prompt", "task", "seed",
+    "max_steps", "patience", "validation_share", "prompt", "task", "seed", "weights", "promote",
 )  # fmt: skip
 
 
 def training_command(job: Job, store: JobStore, registry: Path, model: str, roots: Sequence[Path] = ()) -> list[str]:
-    """What runs ``job``; the same words again resume it from its work folder.
+    """The command line that runs ``job``; run again, it resumes the job from its work folder.
 
     Rows may name recordings of their own data set; those of the operator's jobs, which no tenant owns, under the
     ``roots`` as well. No other file of this machine.

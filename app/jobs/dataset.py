@@ -1,4 +1,4 @@
-"""A data set on its way in: an archive or a single file that was uploaded, or what lies under an allowed folder."""
+"""Incoming data sets: an uploaded archive or data file, or a path under an allowed folder."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from app.audio.decode import SUFFIXES
 from app.errors import BadRequest, Forbidden, StorageError
-from app.registry.entries import ArchiveLimits, copy_stream, extract
+from app.registry.archive_reader import ArchiveLimits, copy_stream, extract
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 # Words in names of files and folders that say which split they are; the trainer knows the same
@@ -19,7 +19,7 @@ _LISTED = 500
 
 
 def unpack_dataset(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimits) -> Path:
-    """Bring an upload into ``destination``; what the trainer is to read of it. Relative folders stay as they are.
+    """Unpack an upload into ``destination``; the path that the trainer reads. Folders stay as they are.
 
     Raises BadRequest, TooLarge, UnsafeArchive or StorageError.
     """
@@ -41,7 +41,7 @@ def unpack_dataset(file: BinaryIO, filename: str, destination: Path, limits: Arc
 
 
 def allowed_dataset(named: str, roots: Sequence[Path]) -> Path:
-    """What the trainer is to read where ``named`` is a data file or a folder.
+    """The path that the trainer reads where ``named`` is a data file or a folder.
 
     Raises Forbidden outside the roots, BadRequest when nothing is there.
     """

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.jobs.job import Told
-from app.jobs.words import without_folders
+from app.jobs.job import EventSummary
+from app.jobs.redact import without_folders
 
 _KIND = re.compile(r"[a-z_]{1,40}")
 
@@ -22,7 +22,7 @@ class Event:
 
 
 class Tail:
-    """Reads on where it stopped. A line that is still being written waits for its end."""
+    """Reads new events at each call. A line that is still being written is read once it is complete."""
 
     def __init__(self, file: Path, offset: int = 0) -> None:
         self._file = file
@@ -30,7 +30,7 @@ class Tail:
         self._number = 0
 
     def read(self) -> list[Event]:
-        """The events since the last call; what is no event is passed over, but counted. None without a file."""
+        """The events since the last call; lines that are no events are skipped, but counted. Empty without a file."""
         lines = self._lines()
         first = self._number + 1
         self._number += len(lines)
@@ -48,16 +48,16 @@ class Tail:
         return whole.split(b"\n")[:-1]
 
 
-def summary(file: Path, offset: int = 0) -> Told:
-    """Everything that the events from ``offset`` on tell."""
-    told = Told()
+def summary(file: Path, offset: int = 0) -> EventSummary:
+    """A summary of the events from byte ``offset`` on."""
+    found = EventSummary()
     for event in Tail(file, offset).read():
-        told = told.model_copy(update={"events": told.events + 1, "last": event.kind, **_facts(event)})
-    return told
+        found = found.model_copy(update={"events": found.events + 1, "last": event.kind, **_facts(event)})
+    return found
 
 
 def _facts(event: Event) -> dict[str, Any]:
-    """The fields of `Told` that an event sets. Values of a wrong type are left out: the file is not ours."""
+    """The fields of `EventSummary` that an event sets. Values of a wrong type are left out: the file is not ours."""
     data = event.data
     match event.kind:
         case "gate":
@@ -65,6 +65,8 @@ def _facts(event: Event) -> dict[str, Any]:
             return {"gate": {"ok": bool(data.get("ok")), "report": report if isinstance(report, dict) else {}}}
         case "checked":
             return {"estimate": data["estimate"]} if isinstance(data.get("estimate"), dict) else {}
+        case "exam":
+            return {"exam": data}
         case "start":
             return {"started": data}
         case "step":
@@ -77,6 +79,7 @@ def _facts(event: Event) -> dict[str, Any]:
             problems = data.get("problems")
             return {
                 "error": str(data.get("message", "")),
+                "code": code if isinstance(code := data.get("code"), str) else None,
                 "problems": [str(problem) for problem in problems] if isinstance(problems, list) else [],
             }
     return {}

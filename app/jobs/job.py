@@ -1,14 +1,15 @@
-"""What is known of one training job; kept in its `job.json`."""
+"""The record of one training job, which is kept in its `job.json`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.registry.manifest import Method
+from app.registry.adapter_files.manifest import Method
 
 State = Literal["queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted"]
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted")
+Promotion = Literal["always", "not_worse"]
 Asked = Literal["cancelled", "interrupted"]
 RESUMABLE: tuple[State, ...] = ("cancelled", "interrupted")
 # Goes onto a command line: no leading dash, no blanks
@@ -16,10 +17,11 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Options(BaseModel):
-    """What was asked of the trainer. What is None is left to it."""
+    """Options of a training run; the trainer chooses those that are None."""
 
     name: str
     method: Method = "lora"
+    weights: Word | None = None
     preset: Word | None = None
     epochs: float | None = None
     allow: list[Word] = []
@@ -38,32 +40,41 @@ class Options(BaseModel):
     prompt: str | None = None
     task: str | None = None
     seed: int | None = None
+    promote: Promotion | None = None
     check: bool = Field(False, description="only judge the data and estimate a run")
 
 
-class Told(BaseModel):
-    """What the trainer's events say so far; ``events`` counts them."""
+class EventSummary(BaseModel):
+    """A summary of the trainer's events so far; ``events`` counts them."""
 
     events: int = 0
     last: str | None = Field(None, description="kind of the last event", examples=["step"])
     gate: dict[str, Any] | None = Field(None, description="what the data gate found")
     estimate: dict[str, Any] | None = Field(None, description="of a check: what a run would take; none for heads")
+    exam: dict[str, Any] | None = Field(
+        None,
+        description="answers to the held-out questions so far, of the base before training or the adapter after it",
+        examples=[{"side": "after", "done": 16, "total": 60}],
+    )
     started: dict[str, Any] | None = Field(None, description="steps to go and rows of each split")
     progress: dict[str, Any] | None = Field(None, description="the last step")
     evaluation: dict[str, Any] | None = Field(None, description="the last evaluation")
     metrics: dict[str, Any] | None = Field(None, description="before and after, once it is done")
     adapter: dict[str, Any] | None = Field(
-        None, description="what was published", examples=[{"name": "a", "version": 1}]
+        None,
+        description="what was published; `promoted` is false where the version before it stays in service",
+        examples=[{"name": "a", "version": 1}],
     )
     error: str | None = None
+    code: str | None = Field(None, description="of the error; stable", examples=["dataset_rejected"])
     problems: list[str] = Field([], description="every reason for a refusal")
 
 
 class Job(BaseModel):
     """One job. ``owner``: the tenant that asked for it.
 
-    ``pid``: its process. ``asked``: what that was sent a signal for. ``read_from``: the bytes of the events file
-    that belong to earlier runs.
+    ``pid``: of its process. ``asked``: the state for which the process was sent a signal. ``read_from``: bytes of the
+    events file that belong to earlier runs.
     """
 
     id: str
@@ -80,11 +91,11 @@ class Job(BaseModel):
     read_from: int = 0
     exit_code: int | None = None
     error: str | None = None
-    told: Told = Told()
+    told: EventSummary = EventSummary()
 
     @property
     def over(self) -> bool:
-        """Nothing happens to it any more unless somebody asks."""
+        """True once it has ended, in whatever way."""
         return self.state not in ("queued", "running")
 
 

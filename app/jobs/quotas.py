@@ -1,4 +1,4 @@
-"""How much of the training a tenant may take: jobs that wait, jobs that are kept, bytes on disk, hours of one run."""
+"""Quotas of training per tenant: jobs that wait, jobs that are kept, bytes on disk, hours of one run."""
 
 import math
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from app.errors import Conflict, QueueFull
 from app.jobs.job import Job
 
+BLOCK = 4096  # bytes of the disk that any file or folder takes at least
 FRESH_S = 10.0  # for which the size of a job that is not over is believed
 RETRY_S = 60  # after which a job may have left the queue
 
@@ -51,18 +52,18 @@ class Quotas:
         if kept >= self.kept:
             raise Conflict(f"{kept} training jobs of yours are kept, and more may not (OVERTONE_KEEP_JOBS); {way}.")
         if used >= self.disk:
-            told = f"{used / 1e9:.1f} GB, and {self.disk / 1e9:.1f} GB may be (OVERTONE_TENANT_JOBS_GB)"
-            raise Conflict(f"Your training jobs take {told}; {way}.")
+            used_of = f"{used / 1e9:.1f} GB, and {self.disk / 1e9:.1f} GB may be (OVERTONE_TENANT_JOBS_GB)"
+            raise Conflict(f"Your training jobs take {used_of}; {way}.")
 
-    def room(self, owner: str | None, used: int, most: int) -> int:
+    def bytes_left(self, owner: str | None, used: int, most: int) -> int:
         """Bytes that a new data set may take, ``most`` at most."""
         return most if owner is None else max(0, min(most, self.disk - used))
 
 
 def by_turns(waiting: Sequence[Job], running: Iterable[str | None], served: Sequence[str | None]) -> list[Job]:
-    """Waiting jobs in the order in which they start: each one's in the order of asking, tenants in turns.
+    """Waiting jobs in the order in which they start: per tenant in the order of submission, tenants in turns.
 
-    First comes who has the fewest jobs ``running``, of these who was ``served`` the longest ago.
+    The tenant with the fewest jobs ``running`` comes first; among equals, the one ``served`` the longest ago.
     """
     queues: dict[str | None, deque[Job]] = {}
     for job in waiting:
@@ -97,19 +98,20 @@ class Sizes:
             total += size
         return total
 
-    def forget(self, identity: str) -> None:
-        """It has changed, or is gone."""
+    def invalidate(self, identity: str) -> None:
+        """Measure this job again at the next call."""
         self._known.pop(identity, None)
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files; those that several jobs share by links count in part in each."""
+    """Bytes of the disk that all files and folders take; what several jobs share by links counts in part in each."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        total += BLOCK * len(folders)
         for name in names:
             try:
                 facts = os.lstat(os.path.join(place, name))
             except OSError:  # deleted meanwhile
                 continue
-            total += facts.st_size // max(1, facts.st_nlink)
+            total += max(facts.st_size, BLOCK) // max(1, facts.st_nlink)
     return total

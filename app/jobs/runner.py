@@ -1,4 +1,4 @@
-"""Training jobs in their order: queued, started as child processes, watched, ended, found again after a crash."""
+"""Training jobs: queued, started as child processes in turn, watched, ended, and found again after a crash."""
 
 import logging
 import threading
@@ -6,22 +6,23 @@ from collections import Counter
 from collections.abc import Callable
 
 from app.errors import Conflict, NotFound, StorageError
-from app.jobs.child import Child
 from app.jobs.events import summary
 from app.jobs.job import RESUMABLE, STATES, Asked, Job, Options, State, now
-from app.jobs.outcome import outcome
+from app.jobs.outcome import fields_at_end
+from app.jobs.process import Child
 from app.jobs.quotas import Quotas, Sizes, Use, by_turns
 from app.jobs.store import JobStore, size_of
+from app.jobs.watch import Watch
 
 log = logging.getLogger(__name__)
 GRACE_S = 20.0  # for a checkpoint, between SIGTERM and SIGKILL
 
 
 class Jobs:
-    """Safe to use from any thread; every method but the watching of children takes milliseconds.
+    """Safe to use from any thread; every method takes milliseconds, unless it says that it blocks.
 
-    ``command``: the words that run a job. ``shortage``: why the device has no room for one now, or None.
-    ``published``: called when a trainer says that an adapter is in the registry. ``quotas``: of each tenant.
+    ``command``: the command line of a job. ``shortage``: the reason why the device has no memory for a job now, or
+    None. ``published``: called when a trainer reports that it published an adapter. ``quotas``: per tenant.
     """
 
     def __init__(
@@ -46,16 +47,13 @@ class Jobs:
         self.quotas = quotas or Quotas()
         self._sizes = Sizes()
         self._served: list[str | None] = []  # tenants, the one whose job was started last at the end
-        self._timers: dict[str, threading.Timer] = {}
-        self._late: set[str] = set()  # told to end because their time is over
         self._jobs: dict[str, Job] = {}
-        self._children: dict[str, Child] = {}
-        self._watchers: dict[str, threading.Thread] = {}
+        self._watches: dict[str, Watch] = {}  # of running jobs
         self._lock = threading.RLock()
         self.closing = False
 
     def open(self) -> None:
-        """Read the folder, adopt what still runs, judge what has ended meanwhile, start what is due.
+        """Read the folder, watch processes that still run, end jobs whose process has ended, start jobs that are due.
 
         Raises Conflict or StorageError as `JobStore.open` does.
         """
@@ -70,11 +68,11 @@ class Jobs:
         """End running children and mark their jobs interrupted; queued ones stay queued. Blocks for the grace time."""
         with self._lock:
             self.closing = True
-            for identity in self._children:
+            for identity in self._watches:
                 self._stop(self._jobs[identity], "interrupted")
-            watchers = list(self._watchers.values())
-        for watcher in watchers:
-            watcher.join()
+            watches = list(self._watches.values())
+        for watch in watches:
+            watch.join()
         self.store.close()
 
     def all(self) -> list[Job]:
@@ -107,25 +105,25 @@ class Jobs:
             return sorted({job.owner for job in self._jobs.values() if job.owner is not None})
 
     def use(self, owner: str | None) -> Use:
-        """What a tenant's jobs take now; of callers without a tenant, with None. Reads their folders."""
+        """The resources of a tenant's jobs now; with None, of callers without a tenant. Reads their folders."""
         with self._lock:
             jobs = [job.model_copy() for job in self._jobs.values() if job.owner == owner]
         waiting = sum(job.state == "queued" for job in jobs)
         return Use(waiting, len(jobs), self._sizes.of(jobs, self.store.root))
 
     def check_quota(self, owner: str | None) -> None:
-        """Whether a tenant may ask for one more job. Raises QueueFull or Conflict."""
+        """Raises QueueFull or Conflict when a tenant may not queue one more job."""
         use = self.use(owner)
         self.quotas.check_waiting(use.waiting)
         self.quotas.check_kept(owner, use.kept, use.disk)
 
-    def check_room(self) -> None:
-        """Raises Conflict when the device has no room for a job.
+    def check_memory(self) -> None:
+        """Raises Conflict when the device has no memory for a job.
 
-        Not asked while another one runs, since its memory will be free again; it is asked once more at the start.
+        While another job runs nothing is checked, since its memory will be free again; the start checks once more.
         """
         with self._lock:
-            busy = bool(self._children)
+            busy = bool(self._watches)
         reason = None if busy else self._shortage()
         if reason:
             raise Conflict(reason)
@@ -141,7 +139,7 @@ class Jobs:
             return job.model_copy()
 
     def cancel(self, identity: str) -> Job:
-        """End a running job, forget a queued one. Raises NotFound, and Conflict when it is over."""
+        """End a running job, or take a queued one out of the queue. Raises NotFound, and Conflict when it is over."""
         with self._lock:
             job = self._known(identity)
             if job.over:
@@ -162,7 +160,7 @@ class Jobs:
             if job.state not in RESUMABLE:
                 raise Conflict(f"The job is {job.state}; only one that is cancelled or interrupted can be resumed.")
             self.quotas.check_waiting(sum(other.owner == job.owner for other in self._queue()))
-            self._sizes.forget(identity)
+            self._sizes.invalidate(identity)
             again = Job(
                 id=job.id, options=job.options, dataset=job.dataset, owner=job.owner, created=job.created, queued=now()
             )
@@ -180,7 +178,7 @@ class Jobs:
             if not job.over:
                 raise Conflict(f"The job is {job.state}; cancel it first, then purge it.")
             del self._jobs[identity]
-        self._sizes.forget(identity)
+        self._sizes.invalidate(identity)
         self.store.delete(identity)  # may take long: outside the lock
         return job
 
@@ -198,10 +196,10 @@ class Jobs:
     def _queue(self) -> list[Job]:
         """Waiting jobs in the order in which they start."""
         waiting = [job for job in self._jobs.values() if job.state == "queued"]
-        return by_turns(waiting, [self._jobs[identity].owner for identity in self._children], self._served)
+        return by_turns(waiting, [self._jobs[identity].owner for identity in self._watches], self._served)
 
     def _start_due(self) -> None:
-        while not self.closing and len(self._children) < self._limit and (waiting := self._queue()):
+        while not self.closing and len(self._watches) < self._limit and (waiting := self._queue()):
             self._start(waiting[0])
 
     def _start(self, job: Job) -> None:
@@ -223,7 +221,7 @@ class Jobs:
         self._watch(job, child)
 
     def _recover(self, job: Job) -> None:
-        """A job that ran when the service died."""
+        """Watch on, or end, a job that ran when the service died."""
         word = str(self.store.events(job.id))  # on its command line, and on no other job's
         child = Child.search(word) if job.pid is None else Child.find(job.pid, word)
         if child is None:
@@ -235,65 +233,60 @@ class Jobs:
             child.stop(self._grace_s)
 
     def _watch(self, job: Job, child: Child) -> None:
-        self._children[job.id] = child
-        watcher = threading.Thread(target=self._until_over, args=(job, child), name=f"job-{job.id}", daemon=True)
-        self._watchers[job.id] = watcher
-        timer = self._timers[job.id] = threading.Timer(self._seconds_left(job), self._end_late, [job.id, child])
-        timer.daemon = True
-        timer.start()
-        watcher.start()
+        watch = Watch(
+            job.id,
+            child,
+            self._seconds_left(job),
+            ended=lambda code: self._end_run(job, code),
+            late=lambda: self._end_late(job, child),
+        )
+        self._watches[job.id] = watch
+        watch.start()
 
     def _seconds_left(self, job: Job) -> float:
-        """Of the time that one run may take, whoever started it."""
+        """Seconds left of the time that one run may take, also when another service has started it."""
         gone = (now() - job.started).total_seconds() if job.started else 0.0
         return min(max(0.0, self.quotas.hours * 3600 - gone), threading.TIMEOUT_MAX)
 
-    def _end_late(self, identity: str, child: Child) -> None:
-        """Runs on a timer's thread: the job's time is over."""
+    def _end_late(self, job: Job, child: Child) -> None:
+        """Stop a job whose time is over; runs on a timer's thread."""
         with self._lock:
-            if self._children.get(identity) is child:
-                self._late.add(identity)
-                self._stop(self._jobs[identity], "interrupted")
+            watch = self._watches.get(job.id)
+            if watch is not None and watch.child is child:
+                watch.is_late = True
+                self._stop(job, "interrupted")
 
-    def _until_over(self, job: Job, child: Child) -> None:
-        """Runs on the watcher's thread."""
-        code = child.wait()
+    def _end_run(self, job: Job, code: int | None) -> None:
+        """Note the end of a job's process and start the next job; runs on the watch's thread."""
         fields = self._end(job, code)  # reads files, and the registry: outside the lock
         with self._lock:
-            del self._children[job.id], self._watchers[job.id]
-            self._timers.pop(job.id).cancel()
-            if job.id in self._late and fields["state"] == "interrupted":
+            watch = self._watches.pop(job.id)
+            watch.stop_timer()
+            if watch.is_late and fields["state"] == "interrupted":
                 hours = f"{self.quotas.hours:g} hours (OVERTONE_JOB_HOURS)"
                 fields["error"] = f"The run took longer than {hours}; resume it from its last checkpoint."
-            self._late.discard(job.id)
             self._change(job, **fields)
             self._start_due()
 
     def _end(self, job: Job, code: int | None) -> dict[str, object]:
-        """What a job becomes whose process has ended."""
-        gone: dict[str, object] = {"exit_code": code, "ended": now(), "pid": None}
-        try:
-            told = summary(self.store.events(job.id), job.read_from)
-            state, error = outcome(code, job.asked, told, self.store.log(job.id))
-        except OSError as problem:
-            return gone | {"state": "failed", "error": f"The job's files cannot be read ({problem.strerror})."}
-        if state == "succeeded":
+        """The fields of a job whose process has ended; the adapter of one that succeeded is served by then."""
+        fields = fields_at_end(job, code, self.store)
+        if fields["state"] == "succeeded":
             self._publish()
-        return gone | {"state": state, "error": error, "told": told}
+        return fields
 
     def _publish(self) -> None:
-        """Whoever sees the job succeeded finds its adapter served."""
         try:
             self._published()
         except Exception:
-            log.exception("the registry could not be read again; its watch will")
+            log.exception("the registry could not be read again; its watch reads it later")
 
     def _stop(self, job: Job, why: Asked) -> None:
         self._change(job, asked=job.asked or why)
-        self._children[job.id].stop(self._grace_s)
+        self._watches[job.id].child.stop(self._grace_s)
 
     def _change(self, job: Job, **fields: object) -> None:
-        """What is true stays true in memory, also when the disk refuses; the events tell it after a restart."""
+        """Set fields and save the job; if the disk refuses, memory has them, and after a restart the events do."""
         for name, value in fields.items():
             setattr(job, name, value)
         try:

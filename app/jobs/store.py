@@ -2,8 +2,8 @@
 
 <root>/.lock                 held by the one service that runs these jobs
 <root>/<id>/job.json         the job; written last and atomically, so that its existence means a whole upload
-<root>/<id>/events.jsonl     what the trainer tells
-<root>/<id>/log.txt          what it prints
+<root>/<id>/events.jsonl     the trainer's events
+<root>/<id>/log.txt          the trainer's output
 <root>/<id>/data/            an uploaded data set
 <root>/<id>/work/            checkpoints
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from app.errors import Conflict, StorageError
 from app.jobs.job import Job, now
-from app.jobs.words import without_folders
+from app.jobs.redact import without_folders
 
 log = logging.getLogger(__name__)
 FILE = "job.json"
@@ -36,11 +36,11 @@ class JobStore:
         self._lock: int | None = None
 
     def open(self) -> list[Job]:
-        """Take the folder for this process and read it, oldest first; half-made jobs are forgotten.
+        """Take the folder for this process and read it, oldest first; half-made jobs are deleted.
 
         Raises Conflict when another service has it, StorageError when it cannot be written.
         """
-        with _told_as_storage():
+        with _as_storage_error():
             self.root.mkdir(mode=OWNERS, parents=True, exist_ok=True)
             self._lock = os.open(self.root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
@@ -57,7 +57,7 @@ class JobStore:
         return sorted(filter(None, map(_read, folders)), key=lambda job: job.queued)
 
     def close(self) -> None:
-        """Let go of the folder; the kernel does it when the process dies."""
+        """Release the folder's lock; the kernel does so when the process dies."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -66,7 +66,7 @@ class JobStore:
     def draft(self) -> Iterator[str]:
         """A folder for a new job; its id. Gone at the end unless the job was saved. Raises StorageError."""
         identity = f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        with _told_as_storage():
+        with _as_storage_error():
             self.root.mkdir(mode=OWNERS, parents=True, exist_ok=True)
             self.folder(identity).mkdir(mode=OWNERS)
             self.data(identity).mkdir()
@@ -76,15 +76,15 @@ class JobStore:
             if not (self.folder(identity) / FILE).exists():
                 self.delete(identity)
 
-    def share_data(self, job: Job, identity: str) -> str | None:
-        """The uploaded data set of ``job`` for another job too, by hard links; its data file. None without an upload.
+    def link_data(self, job: Job, identity: str) -> str | None:
+        """Link the uploaded data set of ``job`` into another job's folder; its data file. None without an upload.
 
         Raises StorageError.
         """
         own = self.data(job.id)
         if not Path(job.dataset).is_relative_to(own):
             return None
-        with _told_as_storage():
+        with _as_storage_error():
             shutil.copytree(own, self.data(identity), copy_function=os.link, dirs_exist_ok=True)
         return str(self.data(identity) / Path(job.dataset).relative_to(own))
 
@@ -92,7 +92,7 @@ class JobStore:
         """Write `job.json`: the old one or the new one, whole, whatever happens. Raises StorageError."""
         target = self.folder(job.id) / FILE
         fresh = target.with_suffix(".new")
-        with _told_as_storage():
+        with _as_storage_error():
             with fresh.open("w") as stream:
                 stream.write(job.model_dump_json(indent=2) + "\n")
                 stream.flush()
@@ -101,7 +101,7 @@ class JobStore:
 
     def delete(self, identity: str) -> None:
         """Remove the folder; `job.json` first, so that a crash on the way leaves nothing that looks whole."""
-        with _told_as_storage():
+        with _as_storage_error():
             (self.folder(identity) / FILE).unlink(missing_ok=True)
             shutil.rmtree(self.folder(identity))
 
@@ -140,7 +140,7 @@ def size_of(file: Path) -> int:
 
 
 def _read(folder: Path) -> Job | None:
-    """A job that cannot be read stays on disk for whoever can, and is served by nobody."""
+    """The job in a folder; None without one, and for one that cannot be read, which stays on disk."""
     if not (folder / FILE).exists():
         return None
     try:
@@ -151,7 +151,7 @@ def _read(folder: Path) -> Job | None:
 
 
 @contextmanager
-def _told_as_storage() -> Iterator[None]:
+def _as_storage_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:

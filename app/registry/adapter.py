@@ -1,24 +1,19 @@
-"""One version of one adapter, and what may name it."""
+"""One version of one adapter."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import BadRequest
-from app.registry.manifest import Manifest
-from app.registry.validate import Report
+from app.registry.adapter_files.manifest import Manifest
+from app.registry.adapter_files.validate import Report
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = "base"
-NAME_RULE = "a name is 1 to 64 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and is not 'base'"
 Signature = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One version of one adapter; `uid` names its weights and no others, for as long as the process lives.
+    """One version of one adapter. `uid` names its weights and no others, for as long as the process lives.
 
-    ``files`` tells whether its folder has been changed since; ask the registry where it lies now.
+    ``files``: the signature of its folder, by which a later change is found. The registry knows where it lies now.
     """
 
     name: str
@@ -41,16 +36,10 @@ class Prepared:
     report: Report
 
 
-def check_name(name: str) -> None:
-    """Raises BadRequest unless ``name`` may name an adapter."""
-    if not NAME.fullmatch(name) or name == RESERVED:
-        raise BadRequest(f"{name[:80]!r} cannot name an adapter: {NAME_RULE}.")
-
-
 def signature_of(folder: Path) -> Signature:
-    """Changes whenever a file of the folder does."""
+    """Name, size in bytes and time of change in ns of each file; empty where the folder is gone."""
     try:
         stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
-    except OSError:  # vanished meanwhile
+    except OSError:
         return ()
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

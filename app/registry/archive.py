@@ -1,4 +1,4 @@
-"""An adapter in an archive or a folder: its own files out of it, and into one."""
+"""Adapters in archives and folders: their own files are taken out of one, or packed into one."""
 
 import shutil
 import tempfile
@@ -9,27 +9,23 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from app.errors import AdapterRejected, BadRequest
-from app.model import head
-from app.registry.config import FILE as CONFIG
-from app.registry.entries import ArchiveLimits, UnsafeArchive, extract
-from app.registry.manifest import FILE
-from app.registry.report import missing_weights
-from app.registry.weights import WEIGHTS
+from app.models import head
+from app.registry.adapter_files.config import FILE as CONFIG
+from app.registry.adapter_files.file_names import CONFIGS, KEPT, PICKLE
+from app.registry.adapter_files.report import missing_weights
+from app.registry.adapter_files.weights import WEIGHTS
+from app.registry.archive_reader import ArchiveLimits, UnsafeArchive, extract
 
-CONFIGS = (CONFIG, head.CONFIG)  # one of them in every adapter
-OWN = (CONFIG, WEIGHTS, head.CONFIG, head.WEIGHTS)
-KEPT = {*OWN, FILE, "README.md"}
-PICKLE = "adapter_model.bin"  # what PEFT wrote before safetensors
 _WHOLE_MODEL = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}
-_TELLING = {name.lower() for name in KEPT} | {PICKLE, *_WHOLE_MODEL}
+_NOTED = {name.lower() for name in KEPT} | {PICKLE, *_WHOLE_MODEL}
 _MOST_FOLDERS = 100
 NO_ADAPTER = f"no {CONFIG}, which PEFT's save_pretrained writes, and no {head.CONFIG} of a classification head"
 
 
 def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimits) -> list[str]:
-    """Unpack an adapter's own files from a .zip or .tar.gz, whatever folder they lie in; notes on what was left out.
+    """Unpack an adapter's own files from a .zip or .tar.gz, from any folder in it; notes on files that were left out.
 
-    All else that lies there, such as a trainer's own state, is left aside unread. Raises BadRequest for no archive,
+    Other files, such as a trainer's state, are not read. Raises BadRequest for no archive,
     TooLarge beyond the limits, AdapterRejected for paths that escape, links, and more than one adapter or file to
     choose from, StorageError when the disk refuses.
     """
@@ -46,7 +42,7 @@ def unpack(file: BinaryIO, filename: str, destination: Path, limits: ArchiveLimi
 
 
 class _Found:
-    """The adapter files of an archive by folder: which folder is the adapter's shows when all have been seen."""
+    """The adapter files of an archive by folder. The adapter's folder is chosen after the whole archive was read."""
 
     def __init__(self, destination: Path) -> None:
         self._destination = destination
@@ -57,14 +53,14 @@ class _Found:
     def place(self, path: PurePosixPath) -> Path | None:
         folder, name = str(path.parent), path.name
         if name not in KEPT:
-            if len(self._others) <= _MOST_FOLDERS and name.lower() in _TELLING:
+            if len(self._others) <= _MOST_FOLDERS and name.lower() in _NOTED:
                 self._others.setdefault(folder, set()).add(name)
             return None
         held = self._folders.setdefault(folder, {})
         if len(self._folders) > _MOST_FOLDERS:
             raise AdapterRejected(f"the archive has {name} in more than {_MOST_FOLDERS} folders; send one adapter")
         if name in held:
-            raise AdapterRejected(f"the archive holds {str(path)[:200]} twice: which one was trained cannot be told")
+            raise AdapterRejected(f"the archive holds {str(path)[:200]} twice: it is not known which one was trained")
         if self._staging is None:
             self._staging = Path(tempfile.mkdtemp(prefix=".unpacked-", dir=self._destination))
         held[name] = self._staging / f"{len(self._folders)}-{name}"
@@ -84,9 +80,9 @@ class _Found:
         if not adapters:
             raise BadRequest(f"The archive holds {NO_ADAPTER}.{self._instead()}")
         if len(adapters) > 1:
-            told = ", ".join(f"{folder[:200]}/" for folder in adapters[:5])
+            listed = ", ".join(f"{folder[:200]}/" for folder in adapters[:5])
             more = f" and {len(adapters) - 5} more" if len(adapters) > 5 else ""
-            raise AdapterRejected(f"the archive holds {len(adapters)} adapters ({told}{more}); send one at a time")
+            raise AdapterRejected(f"the archive holds {len(adapters)} adapters ({listed}{more}); send one at a time")
         self._refuse_other_spellings(adapters[0])
         others = sorted(self._others.get(adapters[0], ()))
         if others and WEIGHTS not in self._folders[adapters[0]] and CONFIG in self._folders[adapters[0]]:
@@ -94,7 +90,7 @@ class _Found:
         return self._folders[adapters[0]]
 
     def notes(self, chosen: set[str]) -> list[str]:
-        """What was left out although somebody might have meant it."""
+        """Notes on files that were left out and that the sender may have meant."""
         if WEIGHTS in chosen and any(PICKLE in names for names in self._others.values()):
             return [f"{PICKLE} was left aside unread: {WEIGHTS} is the adapter"]
         return []
@@ -123,21 +119,22 @@ def pack(folder: Path, target: BinaryIO) -> None:
 
 
 def holds_adapter(folder: Path) -> bool:
+    """True if the folder has the configuration of an adapter or of a classification head."""
     return any((folder / name).is_file() for name in CONFIGS)
 
 
 def copy_adapter(source: Path, destination: Path, limits: ArchiveLimits) -> list[str]:
-    """The adapter's own files from a folder, within the same limits; notes as `unpack` makes them."""
+    """Copy the adapter's own files from a folder, within the same limits; notes, and errors, as of `unpack`."""
     if not holds_adapter(source):
         raise BadRequest(f"That folder holds {NO_ADAPTER}.{_below(source)}")
-    room = limits.max_bytes
+    bytes_left = limits.max_bytes
     for name in KEPT:
         file = source / name
         if file.is_symlink():
             raise AdapterRejected(f"{name} is a link; put the file itself there")
         if file.is_file():
-            room -= file.stat().st_size
-            if room < 0:
+            bytes_left -= file.stat().st_size
+            if bytes_left < 0:
                 raise limits.too_large()
             shutil.copyfile(file, destination / name)
     if (source / CONFIG).is_file() and not (source / WEIGHTS).is_file():
@@ -146,6 +143,6 @@ def copy_adapter(source: Path, destination: Path, limits: ArchiveLimits) -> list
 
 
 def _below(source: Path) -> str:
-    """The folders within one that hold adapters, as a trainer's checkpoints lie."""
+    """A sentence that names subfolders with adapters, such as a trainer's checkpoints; empty without any."""
     found = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and holds_adapter(folder))
     return f" These within it do: {', '.join(found[:5])}; name one of them." if found else ""

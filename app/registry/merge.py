@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 
 from app.errors import BadRequest
-from app.registry.plain import read_plain, wrap
-from app.registry.registry import Adapter, Registry
-from app.registry.weights import WEIGHTS
+from app.registry.adapter import Adapter
+from app.registry.adapter_files.plain_peft import read_plain, wrap
+from app.registry.adapter_files.weights import WEIGHTS
+from app.registry.base import Registry
 
 How = Literal["linear", "ties", "dare"]
 # PEFT's names. Its own `linear` adds A and B apart, which leaves cross terms; `cat` is the exact weighted sum.

@@ -1,4 +1,4 @@
-"""Adapters from elsewhere: an allowed folder, a Hub repository, or any store that fsspec speaks."""
+"""Adapters from an allowed folder, a Hub repository, a web server, or any store that fsspec supports."""
 
 import re
 import tempfile
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import DISK_FULL, AdapterRejected, BadRequest, Forbidden, TooLarge
-from app.registry.archive import KEPT, NO_ADAPTER, PICKLE, copy_adapter, holds_adapter
-from app.registry.config import FILE as CONFIG
-from app.registry.entries import ArchiveLimits, copy_stream
-from app.registry.report import missing_weights
-from app.registry.weights import WEIGHTS
+from app.registry.adapter_files.config import FILE as CONFIG
+from app.registry.adapter_files.file_names import KEPT, PICKLE
+from app.registry.adapter_files.report import missing_weights
+from app.registry.adapter_files.weights import WEIGHTS
+from app.registry.archive import NO_ADAPTER, copy_adapter, holds_adapter
+from app.registry.archive_reader import ArchiveLimits, copy_stream
 
 HUB = "hf://"
-# What could lead out of an allowed prefix: chained file systems, parents, encoded characters, queries
+# These could lead out of an allowed prefix: chained file systems, parents, encoded characters, queries
 _LEADS_AWAY = re.compile(r"::|\.\.|[%?#\\\s\x00-\x1f]")
 _WEB_TIMEOUT_S = 60.0
 
@@ -21,10 +22,11 @@ _WEB_TIMEOUT_S = 60.0
 def fetch(
     source: str, destination: Path, *, roots: Sequence[Path], prefixes: Sequence[str], limits: ArchiveLimits
 ) -> list[str]:
-    """Bring an adapter's files into ``destination``; notes on what was left aside.
+    """Copy an adapter's files into ``destination``; notes on files that were left out.
 
     ``roots``: folders that may be read. ``prefixes``: beginnings of Hub ids (`hf://org/`) and URLs that
-    may be fetched. Raises Forbidden outside them, BadRequest when nothing is there.
+    may be fetched. Raises Forbidden outside them, BadRequest where nothing can be read, AdapterRejected,
+    TooLarge.
     """
     source = source.removeprefix("file://")
     if "://" not in source and (source.startswith(("/", ".")) or _under(source, roots)):
@@ -56,10 +58,10 @@ def _under(folder: str, roots: Sequence[Path]) -> Path | None:
 
 
 def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> list[str]:
-    """Plain files of a web server. It may send the request nowhere else: redirects are refused."""
+    """Plain files of a web server, whose redirects are refused."""
     import httpx
 
-    room = limits.max_bytes
+    bytes_left = limits.max_bytes
     try:
         with httpx.Client(follow_redirects=False, trust_env=False, timeout=_WEB_TIMEOUT_S) as client:
             pickle = client.head(f"{url.rstrip('/')}/{PICKLE}").is_success
@@ -70,8 +72,8 @@ def _from_web(url: str, destination: Path, limits: ArchiveLimits) -> list[str]:
                 ):
                     if answer.is_success:
                         for block in answer.iter_bytes(1 << 20):
-                            room -= len(block)
-                            if room < 0:
+                            bytes_left -= len(block)
+                            if bytes_left < 0:
                                 raise limits.too_large()
                             target.write(block)
                     elif answer.status_code != httpx.codes.NOT_FOUND:
@@ -107,7 +109,7 @@ def _from_hub(repository: str, destination: Path, limits: ArchiveLimits) -> list
 def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> list[str]:
     import fsspec
 
-    room = limits.max_bytes
+    bytes_left = limits.max_bytes
     try:
         system, path = fsspec.core.url_to_fs(url)
         pickle = bool(system.exists(f"{path.rstrip('/')}/{PICKLE}"))
@@ -116,7 +118,7 @@ def _from_store(url: str, destination: Path, limits: ArchiveLimits) -> list[str]
             if not system.exists(remote):
                 continue
             with system.open(remote, "rb") as source, (destination / name).open("wb") as target:
-                room -= copy_stream(source, target, room, limits)
+                bytes_left -= copy_stream(source, target, bytes_left, limits)
     except (ImportError, ValueError, TypeError, OSError) as error:
         _raise_if_full(error)
         raise BadRequest(f"{url[:200]!r} could not be read ({type(error).__name__}).") from None
@@ -133,6 +135,6 @@ def _checked(url: str, folder: Path, pickle: bool) -> list[str]:
 
 
 def _raise_if_full(error: Exception) -> None:
-    """A disk that takes no more here is nothing that the source could help."""
+    """Raise an error of a full disk here again: the source is not its cause."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise error

@@ -45,6 +45,9 @@ FINDINGS: tuple[Callable[[random.Random], tuple[str, str]], ...] = (pressure, pu
 
 def write(folder: Path, rows: int, held_out: int, seed: int = 0) -> Path:
     """Write the recordings and `data.jsonl`; no sentence that is held out is trained on."""
+    target = folder / "data.jsonl"
+    if target.exists():
+        sys.exit(f"{target} would be overwritten; name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     spoken = dict(rng.choice(FINDINGS)(rng) for _ in range(rows))  # one row for each distinct sentence
@@ -54,7 +57,6 @@ def write(folder: Path, rows: int, held_out: int, seed: int = 0) -> Path:
         subprocess.run(["espeak-ng", "-v", rng.choice(VOICES), "-s", pace, "-w", str(folder / file), said], check=True)
         split = "validation" if number < held_out else "train"
         lines.append({"audio": file, "prompt": "Write the finding.", "response": written, "split": split})
-    target = folder / "data.jsonl"
     target.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return target
 

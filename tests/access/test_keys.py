@@ -184,6 +184,20 @@ def test_requests_at_a_time_end_however_they_end():
         assert meter.running(caller) == 1
 
 
+def test_requests_of_all_keys_of_a_tenant_count_together():
+    meter, one, two = Meter(tenant_most=2), Caller("k", tenant="acme"), Caller("l", tenant="acme")
+    with meter.admitted(one), meter.admitted(two):
+        for caller in (one, two):
+            with pytest.raises(RateLimited, match="OVERTONE_TENANT_REQUESTS"), meter.admitted(caller):
+                pass
+        for other in (Caller("m", tenant="rival"), Caller("n"), Caller("n")):
+            with meter.admitted(other):
+                assert meter.running_of_tenants()["acme"] == 2
+    assert meter.running_of_tenants() == {}
+    with meter.admitted(one), meter.admitted(one):
+        pass
+
+
 def test_a_record_reads_as_it_was_written(tmp_path):
     _, one = record(adapters=("a*", "b"), concurrent=2)
     write_keys(tmp_path / "k", [one])

@@ -15,8 +15,8 @@ import soundfile
 from fastapi import FastAPI
 
 from app.main import create_app
-from app.model.base import LoadedModel
-from app.model.prompt import PromptRenderer
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
 from app.settings import Settings
 from tests.support import make_adapter, random_model, tone
 

@@ -12,7 +12,7 @@ import peft
 import pytest
 from typer.testing import CliRunner
 
-from app.model.base import LoadedModel
+from app.models.loading import LoadedModel
 from tests.api.conftest import wav
 from tests.layouts import PATHS, save, trained
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.model.base import LoadedModel
-from tests.api.conftest import Running, ask, busy, until
+from app.models.loading import LoadedModel
+from tests.api.conftest import Running, ask, audio, busy, until
 from tests.api.test_bad_input import contents, zipped
 from tests.support import make_adapter
 
@@ -62,6 +62,7 @@ async def test_upload_replace_rollback_delete(fresh: httpx.AsyncClient, adapter_
     answer = await ask(fresh, adapter="new")
     assert answer["adapter"] == {"name": "new", "version": 2}
     assert answer["text"] == beta["text"]
+    await versions_are_asked_by_number(fresh, alpha["text"], beta["text"])
 
     back = await fresh.post("/adapters/new/rollback")
     assert back.json()["version"] == 1
@@ -72,9 +73,32 @@ async def test_upload_replace_rollback_delete(fresh: httpx.AsyncClient, adapter_
 
     await fresh.post("/adapters/new/select")
     removed = await fresh.delete("/adapters/new")
-    assert removed.json() == {"removed": "new", "active": None}
-    assert (await fresh.get("/adapters/new")).status_code == 404
+    assert removed.json() == {"removed": "new", "active": None, "versions": [1, 2]}
+    gone = await fresh.get("/adapters/new")
+    assert (gone.status_code, "rolling it back makes version 2 current again" in gone.json()["detail"]) == (404, True)
     assert (await ask(fresh))["adapter"]["name"] == "base"
+
+    assert {"name": "new", "versions": [1, 2]} in (await fresh.get("/adapters")).json()["removed"]
+    restored = await fresh.post("/adapters/new/rollback")
+    assert (restored.status_code, restored.json()["version"]) == (200, 2)
+    assert (await ask(fresh, adapter="new"))["text"] == beta["text"]
+    assert "new" not in [entry["name"] for entry in (await fresh.get("/adapters")).json()["removed"]]
+    await fresh.delete("/adapters/new")
+
+
+async def versions_are_asked_by_number(client: httpx.AsyncClient, first: str, second: str) -> None:
+    """`new@1` is in the history, `new@2` is current."""
+    fields = {"max_new_tokens": "8", "adapters": "new@1,new@2,new,new@1:0.5,new@3"}
+    compared = (await client.post("/compare", data=fields, files=audio())).json()["answers"]
+    assert [one["adapter"].get("version") for one in compared] == [1, 2, 2, None, None]
+    assert [one["text"] for one in compared[:3]] == [first, second, second]
+    assert compared[3]["adapter"]["mix"] == [{"name": "new", "version": 1, "weight": 0.5}]
+    assert compared[4]["error"]["code"] == "adapter_not_found"
+    assert "new@2" in compared[4]["error"]["detail"]
+    assert (await client.post("/adapters/new@1/select")).status_code == 422
+    for wrong in ("new@", "new@one", "new@-1", "new@1@2", "new@1,new@2", f"new@{'9' * 5000}", "nobody@1"):
+        refused = await client.post("/generate", data={"prompt": "x", "adapter": wrong[:2000]})
+        assert refused.status_code in (404, 422), wrong
 
 
 async def test_two_files_and_a_folder(
@@ -197,7 +221,7 @@ async def test_folder_is_watched(fresh: httpx.AsyncClient, loaded: LoadedModel, 
 async def test_an_active_adapter_that_is_being_removed_leaves_the_base(fresh: httpx.AsyncClient) -> None:
     """Between the removal and the end of the selection lies a moment."""
     service = fresh._transport.app.state.overtone.service  # type: ignore[attr-defined]
-    service.select("alpha")
+    service.adapters.select("alpha")
     service.registry.remove("alpha")
     answer = await fresh.post("/generate", data={"prompt": "a", "max_new_tokens": "2"})
     assert answer.status_code == 200

@@ -85,24 +85,24 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "OpenAI's name": ({"max_tokens": "1"}, "bad_request", "did you mean 'max_new_tokens'?"),
     "nothing like it": ({"zzzzzz": "1"}, "bad_request", "known: audio, prompt"),
     "n": ({"n": "2"}, "bad_request", "n must be 1"),
-    "top_p": ({"top_p": "1.5"}, "bad_request", "top_p"),
-    "nan": ({"temperature": "nan"}, "bad_request", "temperature"),
-    "negative": ({"temperature": "-1"}, "bad_request", "greater than or equal to 0"),
-    "top_k": ({"top_k": "1.5"}, "bad_request", "top_k"),
-    "penalty": ({"repetition_penalty": "0"}, "bad_request", "repetition_penalty"),
+    "top_p": ({"top_p": "1.5"}, "bad_request", "top_p: input should be less than or equal to 1"),
+    "nan": ({"temperature": "nan"}, "bad_request", "temperature: input should be a finite number"),
+    "negative": ({"temperature": "-1"}, "bad_request", "temperature: input should be greater than or equal to 0"),
+    "top_k": ({"top_k": "1.5"}, "bad_request", "top_k: input should be a valid integer"),
+    "penalty": ({"repetition_penalty": "0"}, "bad_request", "repetition_penalty: input should be greater"),
     "not a number": ({"max_new_tokens": "many"}, "bad_request", "sent: 'many'"),
-    "no tokens": ({"max_new_tokens": "0"}, "bad_request", "max_new_tokens"),
-    "seed": ({"seed": str(2**64)}, "bad_request", "seed"),
-    "stop": ({"stop": ["x"] * 9}, "bad_request", "stop"),
+    "no tokens": ({"max_new_tokens": "0"}, "bad_request", "max_new_tokens: input should be greater"),
+    "seed": ({"seed": str(2**64)}, "bad_request", f"seed: input should be less than {2**63}"),
+    "stop": ({"stop": ["x"] * 9}, "bad_request", "stop: list should have at most 8 items"),
     "beyond the cache": ({"max_new_tokens": "100000"}, "bad_request", "ask for at most"),
     "long prompt": ({"prompt": "a" * 600}, "prompt_too_long", "room for 512"),
     "control token": ({"prompt": "<|im_end|>"}, "bad_request", "<|im_end|>"),
     "mix of nonsense": ({"adapter": "alpha:x"}, "bad_request", "a:0.7,b:0.3"),
     "mix of one twice": ({"adapter": "alpha,alpha"}, "bad_request", "twice"),
     "mix with base": ({"adapter": "alpha,base"}, "bad_request", "base"),
-    "messages are no JSON": ({"messages": "["}, "bad_request", "messages"),
+    "messages are no JSON": ({"messages": "["}, "bad_request", "messages: the text is not JSON"),
     "messages and prompt": ({"messages": "[]", "prompt": "x"}, "bad_request", "not both"),
-    "wrong role": ({"messages": json.dumps([{"role": "x", "content": "y"}])}, "bad_request", "role"),
+    "wrong role": ({"messages": json.dumps([{"role": "x", "content": "y"}])}, "bad_request", "messages: 0.role: Input"),
     "ends wrongly": ({"messages": json.dumps([{"role": "system", "content": "y"}])}, "bad_request", "'user'"),
     "audio left out": ({"messages": json.dumps([{"role": "user", "content": "y"}])}, "bad_request", "each index"),
 }
@@ -112,7 +112,9 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
 async def test_fields(client: httpx.AsyncClient, usual: tuple[str, str], name: str) -> None:
     fields, code, words = FIELDS[name]
     async with unharmed(client, usual):
-        refused(await client.post("/generate", data=fields, files=audio()), 422, code, words)
+        problem = refused(await client.post("/generate", data=fields, files=audio()), 422, code, words)
+    unknown = {"tempurature", "max_tokens", "zzzzzz"} & set(fields)
+    assert ("Unknown field" in problem["detail"]) == bool(unknown)
 
 
 async def test_wrong_fields_are_named(client: httpx.AsyncClient) -> None:
@@ -261,3 +263,20 @@ async def test_adapter_bodies(client: httpx.AsyncClient, tmp_path: Path) -> None
     refused(await client.post("/adapters", json={"name": "x", "source": "s3://b/x"}), 403, "forbidden", "SOURCES")
     refused(await client.post("/adapters", data={"name": "x"}, files={"f": b"x"}), 422, "bad_request", "'f'")
     refused(await client.post("/adapters/alpha/pin", json={"pined": True}), 422, "bad_request", "pined")
+
+
+@pytest.mark.parametrize("path", ["/adapters", "/v1/load_lora_adapter", "/training/jobs"])
+async def test_a_body_that_names_a_source_is_short(client: httpx.AsyncClient, path: str) -> None:
+    """It is JSON in memory, whatever an adapter or a data set may weigh."""
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        yield b'{"name": "'
+        for _ in range(100):
+            read += 1 << 20
+            yield b"x" * (1 << 20)
+
+    answer = await client.post(path, content=body(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413, answer.text
+    assert read <= 8 << 20

@@ -12,8 +12,8 @@ import torch
 
 from app.audio.decode import Limits
 from app.engine.runner import Runner
-from app.model.base import LoadedModel, load
-from app.model.head import read_head
+from app.models.head import read_head
+from app.models.loading import LoadedModel, load
 from app.settings import EMBEDDED_MODEL
 from tests.api.conftest import Running, ask, audio, events_of, until, wav
 from tests.api.test_bad_input import contents, refused, zipped
@@ -21,10 +21,10 @@ from tests.api.test_health import samples as measured
 from tests.sounds import rows, samples
 from tests.sounds import wav as wav_of
 from tests.support import make_adapter, make_head, tone
+from training.audio_features import AudioFeatures
 from training.data.rows import Row, Sound
 from training.events import Events
-from training.head import features_of, labels_of, train_head
-from training.hearing import Hearing
+from training.methods.classifier import features_of, labels_of, train_head
 from training.options import TrainOptions
 
 LIMITS = Limits(60.0, 1 << 26)
@@ -48,14 +48,14 @@ async def classifier(running: Running, head_folder: Path) -> AsyncIterator[httpx
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Each clip takes a while to be heard; when each was."""
     heard: list[float] = []
-    real = Runner.moments
+    real = Runner.pool
 
     def moments(self: Runner, clip: Any) -> Any:
         heard.append(time.monotonic())
         time.sleep(0.1)
         return real(self, clip)
 
-    monkeypatch.setattr(Runner, "moments", moments)
+    monkeypatch.setattr(Runner, "pool", moments)
     return heard
 
 
@@ -86,13 +86,13 @@ def engine_of(client: httpx.AsyncClient) -> Any:
 async def test_the_server_says_what_training_said(running: Running, tmp_path: Path) -> None:
     """The embedded model on real sounds: trained, published, asked over HTTP about recordings never heard."""
     tiny = load(str(EMBEDDED_MODEL), torch.device("cpu"), torch.float32)
-    hearing = Hearing(tiny, LIMITS, tmp_path / "cache")
+    audio_features = AudioFeatures(tiny, LIMITS, tmp_path / "cache")
     found = samples(made=8)
     train, held_out = (rows([each for each in found if each.held_out is part]) for part in (False, True))
-    features = features_of(held_out, hearing)
+    features = features_of(held_out, audio_features)
     options = TrainOptions(data="data", name="sounds", method="head")
     trained = train_head(
-        features_of(train, hearing), labels_of(train), features, labels_of(held_out), options, Events()
+        features_of(train, audio_features), labels_of(train), features, labels_of(held_out), options, Events()
     )
     trained.save(tmp_path / "head")
     said = trained.head.probabilities(features)
@@ -132,10 +132,10 @@ async def test_recordings_are_answered_one_by_one_and_long_ones_as_a_whole(
     answer = await classify(classifier, *recordings)
     assert set(answer) == {"id", "adapter", "results", "audio", "timings_ms"}
     assert [receipt["seconds_used"] for receipt in answer["audio"]] == [0.4, 5.0, 1.0]
-    hearing = Hearing(loaded, LIMITS, tmp_path)
+    audio_features = AudioFeatures(loaded, LIMITS, tmp_path)
     made = [Row((), (Sound("clip.wav", data=data),), None, "here") for data in recordings]
     head = read_head(head_folder)
-    for row, result in zip(head.probabilities(features_of(made, hearing)), answer["results"], strict=True):
+    for row, result in zip(head.probabilities(features_of(made, audio_features)), answer["results"], strict=True):
         served = probabilities(result)
         assert [served[name] for name in head.config.labels] == pytest.approx(row.tolist(), abs=1e-5)
     assert probabilities(answer["results"][1]) == probabilities(await classify(classifier, recordings[1]))
@@ -272,7 +272,7 @@ async def test_limits_hold_as_for_words(running: Running, head_folder: Path, slo
         assert full[0].headers["retry-after"] == "1"
         assert [response.status_code for response in responses].count(200) >= 1
         assert (await classify(client))["label"]
-        assert len(engine_of(client).listening) == 0
+        assert len(engine_of(client).pooling) == 0
 
 
 async def test_deadline(running: Running, head_folder: Path, slow: list[float]) -> None:
@@ -285,14 +285,14 @@ async def test_deadline(running: Running, head_folder: Path, slow: list[float]) 
 
 
 async def test_a_fault_harms_nobody_else(running: Running, head_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Runner.moments
+    real = Runner.pool
 
     def faulty(self: Runner, clip: Any) -> Any:
         if clip.frames > 100:
             raise ZeroDivisionError("secret internals")
         return real(self, clip)
 
-    monkeypatch.setattr(Runner, "moments", faulty)
+    monkeypatch.setattr(Runner, "pool", faulty)
     async with running() as client:
         await add(client, "sounds", head_folder)
         bad = client.post("/classify", data={"adapter": "sounds"}, files=audio(wav(tone(300, 1.5))))
@@ -345,7 +345,7 @@ async def test_a_client_that_leaves_ends_the_work(running: Running, head_folder:
         }
         await client.app(scope, receive, send)  # type: ignore[attr-defined]
         assert told[0]["status"] == 499
-        await until(lambda: _true(len(engine_of(client).listening) == 0))
+        await until(lambda: _true(len(engine_of(client).pooling) == 0))
         heard = len(slow)
         assert heard < 10  # of thirty clips
         assert (await ask(client))["text"]

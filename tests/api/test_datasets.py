@@ -77,13 +77,25 @@ async def test_a_check_trains_nothing_and_its_data_is_used_again(
     assert again["told"]["adapter"] == {"name": "fresh", "version": 2}
 
 
+@pytest.mark.parametrize("field", ["dry_run", "check"])
+async def test_a_dry_run_by_both_of_its_names(trainer: httpx.AsyncClient, root: Path, field: str) -> None:
+    """`check` is the older one; a value of false is no dry run."""
+    data = root / f"{field}.jsonl"
+    data.write_bytes(plan(do="nothing"))
+    wanted = {"name": "fresh", "dataset": str(data)}
+    for value in (True, False):
+        job = await over(trainer, await trainer.post("/training/jobs", json=wanted | {field: value}))
+        assert (job["options"]["check"], job["told"]["estimate"]) == (value, {"steps": 3} if value else None)
+    data.unlink()  # other tests list the folder
+
+
 async def test_a_job_takes_its_data_from_one_place(trainer: httpx.AsyncClient, root: Path) -> None:
     unknown = await trainer.post("/training/jobs", json={"name": "x", "from_job": "20260101-000000-00000000"})
     assert unknown.status_code == 404
     for body in ({"name": "x"}, {"name": "x", "from_job": "a", "dataset": "b"}):
         refused = await trainer.post("/training/jobs", json=body)
         assert refused.status_code == 422
-        assert "either `dataset` or `from_job`" in refused.json()["detail"]
+        assert "one of `dataset`, `from_job` and `from_feedback`" in refused.json()["detail"]
 
 
 async def test_data_sets_on_the_server_are_listed(trainer: httpx.AsyncClient, root: Path) -> None:

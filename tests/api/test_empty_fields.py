@@ -8,21 +8,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.adapters import PinBody, RollbackBody
-from app.api.classify import ClassifyForm
-from app.api.fields import KnownFields
-from app.api.form_bodies import tidy
-from app.api.forms import CompareForm, GenerateForm
-from app.api.job_forms import JobForm, NewJob
+from app.api.bodies.form import tidy
 from app.api.openai.models import LoadAdapter
-from app.api.openai.requests import ChatRequest
-from app.api.openai.transcriptions import TranscriptionForm
+from app.api.routes.adapters import PinBody, RollbackBody
+from app.api.routes.classify import ClassifyForm
+from app.api.schemas.fields import KnownFields
+from app.api.schemas.jobs import JobForm, NewJob
+from app.api.schemas.openai.chat_request import ChatRequest
+from app.api.schemas.openai.response_request import ResponseRequest
+from app.api.schemas.openai.transcription_request import TranscriptionForm, TranslationForm
+from app.api.schemas.requests import CompareForm, GenerateForm
 from app.api.uploads import NewAdapter
 from tests.api.conftest import Running, audio, wav
 
 BLANK: list[Any] = [None, "", "  ", " \n\t"]
 JSON: list[tuple[type[KnownFields], dict[str, Any]]] = [
     (ChatRequest, {"model": "base", "messages": [{"role": "user", "content": "hi"}]}),
+    (ResponseRequest, {"model": "base", "input": "hi"}),
     (NewAdapter, {"name": "x", "source": "y"}),
     (NewJob, {"name": "x", "dataset": "y"}),
     (LoadAdapter, {"lora_name": "x", "lora_path": "y"}),
@@ -34,6 +36,7 @@ FORMS: list[tuple[type[KnownFields], str, dict[str, Any]]] = [
     (CompareForm, "/compare", {"prompt": "hi", "adapters": "base"}),
     (ClassifyForm, "/classify", {}),
     (TranscriptionForm, "/v1/audio/transcriptions", {"model": "base"}),
+    (TranslationForm, "/v1/audio/translations", {"model": "base"}),
     (JobForm, "/training/jobs", {"name": "x"}),
 ]
 

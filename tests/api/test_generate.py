@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.api import sse
-from app.model.features import Clip
+from app.models.features import Clip
 from tests.api.conftest import Running, ask, audio, events_of, until, wav
 from tests.audio.speech import RATE, piece, silence
 from tests.support import tone
@@ -142,7 +142,7 @@ async def test_another_cut_of_the_same_recording_is_not_taken_for_it(client: htt
     """Transcriptions overlap where prompts do not: clips of the same number hold other sounds."""
     samples = np.tile(piece("librivox-0920"), 2)
     service = client.app.state.overtone.service  # type: ignore[attr-defined]
-    whole = [await asyncio.to_thread(service.hear, wav(samples), transcript=flag) for flag in (False, True)]
+    whole = [await asyncio.to_thread(service.read_clips, wav(samples), transcript=flag) for flag in (False, True)]
     (_, clips), (_, overlapping) = whole
     known = {clip.key: clip for clip in clips}
     assert any(clip.key not in known for clip in overlapping)

@@ -10,8 +10,10 @@ import pytest
 from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.audio.pool import DecodingPool, NoDecoder
 from app.main import create_app
 from app.service import Service
+from app.service.adapters import TenantAdapters
 from app.settings import Settings
 from tests.api.conftest import Running, ask, client_of, ready
 
@@ -28,6 +30,7 @@ async def test_ready_tells_what_is_served(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health")).json()["status"] == "ok"
     told = (await client.get("/ready")).json()
     assert (told["model"], told["device"], told["dtype"]) == ("random-tiny", "cpu", "float32")
+    assert told["weights"] == "bfloat16", "not quantised"
     assert (told["adapters"], told["broken_adapters"], told["max_context"]) == (2, 0, 512)
     assert told["memory"]["kv_tokens"] > 512
     assert len(told["fingerprint"]) == 64
@@ -127,7 +130,7 @@ async def test_what_nobody_expected(
 
     async with running() as client:
         with monkeypatch.context() as patch:
-            patch.setattr(Service, "shares", broken)
+            patch.setattr(TenantAdapters, "resolve", broken)
             response = await client.post("/generate", data={"prompt": "x"}, headers={"X-Request-Id": "find-me"})
         assert response.status_code == 500
         assert response.json()["code"] == "internal_error"
@@ -156,13 +159,13 @@ async def test_every_route_is_documented(client: httpx.AsyncClient) -> None:
 
 async def test_probes_never_wait_for_others_requests(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 unloads, all of which wait for the engine, take no thread that a probe or another route needs."""
-    go_on, unload = threading.Event(), Service.unload
+    go_on, unload = threading.Event(), TenantAdapters.unload
 
-    def slow(service: Service, name: str | None = None) -> tuple[list[str], str]:
+    def slow(adapters: TenantAdapters, name: str | None = None) -> list[str]:
         go_on.wait(30)
-        return unload(service, name)
+        return unload(adapters, name)
 
-    monkeypatch.setattr(Service, "unload", slow)
+    monkeypatch.setattr(TenantAdapters, "unload", slow)
     async with running() as client:
         waiting = [asyncio.create_task(client.post("/unload")) for _ in range(200)]
         try:
@@ -191,3 +194,46 @@ async def test_probes_need_no_worker_thread_of_others(running: Running) -> None:
         finally:
             go_on.set()
         await asyncio.gather(*taken)
+
+
+async def test_ready_waits_for_a_decoding_process(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first recording meets a process that answers."""
+    begun, go_on, real, pools = threading.Event(), threading.Event(), DecodingPool._start, []
+
+    def slow(pool: DecodingPool[Any]) -> Any:
+        pools.append(pool)
+        begun.set()
+        go_on.wait(30)
+        return real(pool)
+
+    monkeypatch.setattr(DecodingPool, "_start", slow)
+    app = create_app(settings(tmp_path))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.sleep(1.0)  # in which everything else is there
+        assert (await client.get("/ready")).json()["code"] == "not_ready"
+        assert (await client.get("/health")).status_code == 200
+        go_on.set()
+        await ready(client)
+        (worker,) = pools[0]._workers
+        await ask(client)
+        assert len(pools) == 1  # that one answered it
+        assert worker in pools[0]._workers
+
+
+async def test_a_machine_that_starts_no_decoding_process_is_told_of(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: DecodingPool[Any]) -> None:
+        raise NoDecoder("No process that decodes recordings could be started.")
+
+    monkeypatch.setattr(DecodingPool, "_start", refuse)
+    app = create_app(settings(tmp_path))
+    failed = asyncio.Event()
+    app.state.overtone.on_failure = failed.set
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await asyncio.wait_for(failed.wait(), 60)
+        assert (await client.get("/ready")).status_code == 503
+    assert isinstance(app.state.overtone.failure, NoDecoder)

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.adapters import PinBody, RollbackBody, UnloadBody
-from app.api.classify import ClassifyForm
-from app.api.fields import KnownFields
-from app.api.forms import CompareForm, GenerateForm
-from app.api.job_forms import JobForm, NewJob
-from app.api.openai.messages import AudioUrl, ChatMessage, InputAudio
 from app.api.openai.models import LoadAdapter, UnloadAdapter
-from app.api.openai.requests import ChatRequest, JsonSchema, ResponseFormat, StreamOptions
-from app.api.openai.transcriptions import TranscriptionForm
-from app.api.problems import MOST_TOLD, InvalidFields
+from app.api.problems import MOST_REPORTED, InvalidFields
+from app.api.routes.adapters import PinBody, RollbackBody, UnloadBody
+from app.api.routes.classify import ClassifyForm
+from app.api.schemas.fields import KnownFields
+from app.api.schemas.jobs import JobForm, NewJob
+from app.api.schemas.openai.chat_request import ChatRequest, JsonSchema, ResponseFormat, StreamOptions
+from app.api.schemas.openai.messages import AudioUrl, ChatMessage, InputAudio
+from app.api.schemas.openai.transcription_request import TranscriptionForm
+from app.api.schemas.requests import CompareForm, GenerateForm
 from app.api.uploads import NewAdapter
 
 MODELS: list[type[KnownFields]] = [
@@ -37,6 +37,12 @@ def refusal(model: type[KnownFields], name: str) -> str | None:
     except InvalidFields as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_hint_names_a_field_that_is_accepted(model: type[KnownFields]) -> None:
+    refused = {hint: said for hint in set(model.hints.values()) if (said := refusal(model, hint))}
+    assert not refused
 
 
 @settings(max_examples=400)
@@ -102,7 +108,7 @@ async def test_many_unknown_fields_cost_no_more_than_a_few(client: httpx.AsyncCl
     assert time.monotonic() - begun < 3
     assert response.status_code == 400
     said = response.json()["error"]["message"]
-    assert said.count("Unknown field") == MOST_TOLD
+    assert said.count("Unknown field") == MOST_REPORTED
     assert re.search(r"And [\d]+ more\.$", said)
     assert len(response.content) < 4000
 

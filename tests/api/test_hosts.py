@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.api.hosts import AllowedHosts, name_of
+from app.api.middleware.allowed_hosts import AllowedHosts, name_of
 from tests.api.conftest import Running
 
 

@@ -209,7 +209,7 @@ async def test_bad_archives_leave_nothing_behind(trainer: httpx.AsyncClient, nam
 
 
 async def test_too_many_files(trainer: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.job_forms.MAX_FILES", 3)
+    monkeypatch.setattr("app.api.schemas.jobs.MAX_FILES", 3)
     refused = await post(trainer, zipped(ROWS | {f"{index}.wav": b"x" for index in range(3)}), "data.zip")
     assert (refused.status_code, "more than 3 files" in refused.json()["detail"]) == (413, True)
 
@@ -275,7 +275,7 @@ async def test_a_full_disk_is_told(trainer: httpx.AsyncClient, monkeypatch: pyte
     store = trainer.app.state.overtone.jobs.store  # type: ignore[attr-defined]
     before = sorted(store.root.iterdir())
     for where, data, filename in [
-        ("app.registry.entries.copy_stream", zipped(ROWS), "data.zip"),
+        ("app.registry.archive_reader.copy_stream", zipped(ROWS), "data.zip"),
         ("app.jobs.dataset.copy_stream", b"{}\n", "rows.jsonl"),
         ("os.fsync", b"{}\n", "rows.jsonl"),
     ]:
@@ -288,7 +288,7 @@ async def test_a_full_disk_is_told(trainer: httpx.AsyncClient, monkeypatch: pyte
 
 
 async def test_no_room_on_the_device(trainer: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.state.shortage_on", lambda *_: "Training needs about 27 GB.")
+    monkeypatch.setattr("app.api.dependencies.shortage_on", lambda *_: "Training needs about 27 GB.")
     refused = await post(trainer, plan(do="silent"))
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert "27 GB" in refused.json()["detail"]

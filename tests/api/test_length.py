@@ -18,13 +18,13 @@ LONG = wav(np.tile(tone(220, 1.0), 30), kind="FLAC")
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of what was decoded."""
     seen: list[int] = []
-    hear = Service.hear
+    read_clips = Service.read_clips
 
     def watched(self: Service, data: bytes, filename: str | None = None, **options: bool) -> object:
         seen.append(len(data))
-        return hear(self, data, filename, **options)
+        return read_clips(self, data, filename, **options)
 
-    monkeypatch.setattr(Service, "hear", watched)
+    monkeypatch.setattr(Service, "read_clips", watched)
     return seen
 
 
@@ -64,15 +64,40 @@ async def test_a_long_text(client: httpx.AsyncClient) -> None:
         assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
+def piped(flac: bytes) -> bytes:
+    """As written to a pipe: its header counts no samples."""
+    at = flac.index(b"fLaC") + 8 + 13
+    return flac[:at] + bytes([flac[at] & 0xF0, 0, 0, 0, 0]) + flac[at + 5 :]
+
+
+@pytest.mark.parametrize(("recording", "number", "wanted"), [(LONG, 0, 9), (piped(LONG), 9, 9)], ids=["told", "piped"])
 async def test_recordings_to_classify_last_so_long_together(
-    running: Running, decoded: list[int], tmp_path: Path
+    running: Running, decoded: list[int], tmp_path: Path, recording: bytes, number: int, wanted: int
 ) -> None:
+    """Refused by their headers before any is decoded; without lengths there, by what has been decoded."""
     head = make_head(tmp_path / "sounds", hidden=8)
     async with running(max_audio_seconds=31) as client:
         files = [("file", (file.name, file.read_bytes())) for file in head.iterdir()]
         assert (await client.post("/adapters", data={"name": "sounds"}, files=files)).status_code == 201
-        sent = [("audio", ("a.flac", LONG))] * 32
+        sent = [("audio", ("a.flac", recording))] * 32
         response = await client.post("/classify", data={"adapter": "sounds"}, files=sent)
         assert (response.status_code, response.json()["code"]) == (413, "too_large")
-        assert "The first 9 of 32 recordings last 270 s, and one request may bring 248 s" in response.json()["detail"]
-        assert len(decoded) == 9
+        told = f"The first {wanted} of 32 recordings last 270 s, and one request may bring 248 s"
+        assert told in response.json()["detail"]
+        assert len(decoded) == number
+
+
+@pytest.mark.parametrize("path", ["/generate", "/compare"])
+async def test_many_long_recordings_are_refused_by_their_headers(
+    running: Running, path: str, decoded: list[int]
+) -> None:
+    """Silence takes few tokens, so that it takes long until they are too many."""
+    silence = wav(np.zeros(60 * 8000, np.float32), 8000, kind="FLAC")
+    fields = {"prompt": "x"} | ({"adapters": "base"} if path == "/compare" else {})
+    async with running(max_audio_seconds=60) as client:
+        response = await client.post(path, data=fields, files=[("audio", ("a.flac", silence))] * 32)
+        assert (response.status_code, response.json()["code"]) == (413, "too_large")
+        assert "The first 9 of 32 recordings last 540 s, and one request may bring 480 s" in response.json()["detail"]
+        assert decoded == []
+        response = await client.post(path, data=fields, files=[("audio", ("a.flac", wav(kind="FLAC")))] * 12)
+        assert len(decoded) > 0  # short ones are many as well

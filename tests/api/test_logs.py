@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from app import logs
-from app.service import Service
+from app.service.adapters import TenantAdapters
 from tests.api.conftest import Running, audio
 
 
@@ -36,7 +36,7 @@ async def test_json_lines_carry_request_key_and_fault(
         await client.get("/adapters/a%0Ab", headers={"X-Request-Id": "odd-1"} | key)
         await client.get("/health")
         await client.get("/adapters", headers={"X-Request-Id": "none-1"})
-        monkeypatch.setattr(Service, "shares", lambda *_: 1 / 0)
+        monkeypatch.setattr(TenantAdapters, "resolve", lambda *_: 1 / 0)
         await client.post("/generate", data={"prompt": "x"}, headers={"X-Request-Id": "bad-1"} | key)
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     access = {line["request_id"]: line for line in lines if line["logger"] == "overtone.access"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.json_bodies import MOST_VALUES, parse_json
+from app.api.bodies.json import MOST_VALUES, parse_json
 from app.errors import OvertoneError
 from tests.api.conftest import audio, wav
 

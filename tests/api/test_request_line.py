@@ -91,7 +91,7 @@ async def test_slashes_too_many(client: httpx.AsyncClient, path: str) -> None:
 async def test_slashes_open_no_door(running: Running) -> None:
     async with running(api_keys=("user",), admin_keys=("admin",)) as client:
         user = {"X-API-Key": "user"}
-        for path in ("/metrics/", "//status", "/adapters/", "/training//jobs/", "/docs/", "/v1/models/"):
+        for path in ("/metrics/", "//status", "/adapters/", "/training//jobs/", "/v1/models/"):
             assert (await client.send(client.build_request("GET", httpx.URL("http://test" + path)))).status_code == 401
         for path in ("/unload/", "//unload", "/v1//load_lora_adapter", "/adapters//alpha/select"):
             request = client.build_request("POST", httpx.URL("http://test" + path), headers=user)

@@ -5,7 +5,7 @@ import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from app.registry.shared import open_registry
+from app.registry.replicated import open_registry
 from tests.api.conftest import ask, until
 from training.publish import open_registry as open_for_training
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import soundfile
+from anyio import to_thread
 
 from app.access.keys import KeyRecord, digest, new_key, revoke, write_keys
 from app.errors import AdapterNotFound
 from app.jobs import command
-from app.registry.registry import Registry
-from app.registry.visible import VisibleRegistry
+from app.registry.local import LocalRegistry
+from app.registry.tenant_view import TenantRegistry
 from tests.api.conftest import Running, audio, busy, until, wav
 from tests.jobs.support import STAND_IN, plan
 from tests.support import tone
@@ -126,6 +128,24 @@ async def test_another_tenants_adapter_does_not_exist(asked: As, packed: bytes) 
     assert "acme-secret" in (await asked("acme", "GET", "/adapters/acme-secrte")).json()["detail"]
 
 
+async def test_nor_does_it_for_openais_clients(asked: As, packed: bytes) -> None:
+    await asked.upload("acme", "acme-spoken", packed)
+    message = [{"role": "user", "content": "hi"}]
+    for who in ("rival", "rival-narrow", "narrow"):
+        for named in ("acme-spoken", "acme-spokne", "beta:0.5,acme-spoken:0.5"):
+            for path, content in [
+                ("/v1/chat/completions", {"json": {"model": named, "messages": message}}),
+                ("/v1/responses", {"json": {"model": named, "input": "hi"}}),
+                ("/v1/audio/transcriptions", {"data": {"model": named}, "files": {"file": ("a.wav", wav())}}),
+                ("/v1/audio/translations", {"data": {"model": named}, "files": {"file": ("a.wav", wav())}}),
+            ]:
+                error = (await asked(who, "POST", path, **content)).json()["error"]
+                assert error["code"] == "model_not_found", (who, path, named)
+                assert "acme-spoken" not in error["message"].replace(f"'{named}'", "").replace("'acme-spoken'", "")
+    answer = await asked("acme-asks", "POST", "/v1/responses", json={"model": "acme-spoken", "input": "hi"})
+    assert answer.status_code == 200
+
+
 async def test_a_taken_name_stays_whose_it_is(asked: As, packed: bytes) -> None:
     assert (await asked.upload("acme", "taken", packed)).status_code == 201
     assert told(await asked.upload("rival", "taken", packed)) == (409, "conflict")
@@ -141,6 +161,47 @@ async def test_a_taken_name_stays_whose_it_is(asked: As, packed: bytes) -> None:
     assert (await asked("acme", "GET", "/adapters/taken/download")).content[:2] == b"PK"
 
 
+async def test_long_work_on_files_keeps_no_other_tenant_waiting(asked: As, packed: bytes) -> None:
+    """Two worker threads for all routes; three data sets of thousands of files are unpacked for one tenant."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(6_000):
+            archive.writestr(f"{number}/x", b"")
+    limiter = to_thread.current_default_thread_limiter()
+    usual, limiter.total_tokens = limiter.total_tokens, 2
+    files = {"file": ("d.zip", buffer.getvalue())}
+    try:
+        slow = [
+            asyncio.create_task(asked("acme", "POST", "/training/jobs", data={"name": "x"}, files=files))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(1)
+        assert await asked.names("rival") == ["alpha", "beta"]
+        assert (await asked("rival", "POST", "/generate", data=ASK["data"] | {"adapter": "alpha"})).is_success
+        assert (await asked.upload("rival", "meanwhile", packed)).status_code == 201
+        assert (await asked("rival", "GET", "/adapters/meanwhile/download")).is_success
+        assert (await asked("rival", "DELETE", "/adapters/meanwhile")).is_success
+        assert not any(task.done() for task in slow)
+        assert {told(answer)[0] for answer in await asyncio.gather(*slow)} == {422}
+    finally:
+        limiter.total_tokens = usual
+
+
+async def test_decoders_are_shared_by_turns(asked: As) -> None:
+    """Twenty long recordings wait for them; another tenant's short one comes between."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * 120)
+    long = audio(wav(noise, kind="FLAC"))
+    slow = [asyncio.create_task(asked("acme", "POST", "/generate", **ASK, files=long)) for _ in range(20)]
+
+    async def waiting() -> bool:
+        return bool(asked.client.app.state.overtone.preparing == 20)  # type: ignore[attr-defined]
+
+    await until(waiting)
+    assert (await asked("rival", "POST", "/generate", **ASK, files=audio())).is_success
+    assert sum(task.done() for task in slow) < 15
+    await asyncio.gather(*slow)
+
+
 async def test_the_history_of_a_name_is_not_handed_on(asked: As, packed: bytes) -> None:
     await asked.upload("acme", "passed-on", packed)
     assert (await asked("acme", "DELETE", "/adapters/passed-on")).is_success
@@ -149,6 +210,10 @@ async def test_the_history_of_a_name_is_not_handed_on(asked: As, packed: bytes) 
     for body in ({}, {"version": 1}):
         refused = await asked("rival", "POST", "/adapters/passed-on/rollback", json=body)
         assert told(refused) == (404, "not_found")
+    older = {"adapter": "passed-on@1", "prompt": "x", "max_new_tokens": "2"}
+    unseen = await asked("rival", "POST", "/generate", data=older)
+    assert told(unseen) == (404, "adapter_not_found")
+    assert "@1" not in unseen.json()["detail"].replace("'passed-on@1'", "")
     assert (await asked("root", "GET", "/adapters/passed-on")).json()["versions"] == [1, 2]
 
 
@@ -312,6 +377,46 @@ async def test_a_concurrency_limit_ends_with_the_request(asked: As) -> None:
     assert meter.running(caller) == 0
 
 
+async def test_one_tenant_leaves_places_for_others(running: Running, tmp_path: Path) -> None:
+    """As many streams as the queue holds are asked for with two keys of one tenant; another one's is answered."""
+    file, made = tmp_path / "keys.json", [new_key() for _ in range(4)]
+    owners = ("acme", "acme", "rival", None)
+    write_keys(
+        file,
+        [
+            KeyRecord(id=one, name="x", sha256=digest(key), scopes=EVERY, tenant=owner)
+            for (key, one), owner in zip(made, owners, strict=True)
+        ],
+    )
+    one, two, rival, root = ({"X-API-Key": key} for key, _ in made)
+    long = {"prompt": "tell me more", "max_new_tokens": "1500"}
+    async with running(keys_file=file, max_batch=2, max_queue=6, max_context=2048) as client:
+        asked = [
+            asyncio.create_task(client.post("/generate", data=long, headers=key))
+            for key in (one, two)
+            for _ in range(5)
+        ]
+
+        async def full() -> bool:
+            told: dict[str, Any] = (await client.get("/status", headers=root)).json()["tenant_requests"]
+            return told == {"acme": {"used": 6, "total": 6}}
+
+        await until(full)
+        refused = await client.post("/generate", data=long, headers=one)
+        assert told(refused) == (429, "rate_limited")
+        assert "OVERTONE_TENANT_REQUESTS" in refused.json()["detail"]
+        waiting = asyncio.create_task(client.post("/generate", data=ASK["data"], headers=rival))
+
+        async def taken() -> bool:
+            return "rival" in (await client.get("/status", headers=root)).json()["tenant_requests"]
+
+        await until(taken)
+        for task in asked:
+            task.cancel()
+        assert (await waiting).status_code == 200
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
 async def test_a_revoked_key_is_refused_without_a_restart(asked: As) -> None:
     assert (await asked("rival-narrow", "GET", "/adapters")).status_code == 200
     revoke(asked.file, asked.ids["rival-narrow"])
@@ -377,13 +482,13 @@ async def _hits(asked: As) -> float:
 async def test_an_adapter_that_goes_meanwhile_is_missed_without_names_of_others(asked: As, packed: bytes, monkeypatch):
     assert (await asked.upload("acme", "acme-secret-x", packed)).status_code == 201
     assert (await asked.upload("rival", "acme-secret-y", packed)).status_code == 201
-    real = VisibleRegistry.check_change
+    real = TenantRegistry.check_change
 
-    def gone_after_the_check(self: VisibleRegistry, name: str) -> None:
+    def gone_after_the_check(self: TenantRegistry, name: str) -> None:
         real(self, name)
         self.whole.remove(name)
 
-    monkeypatch.setattr(VisibleRegistry, "check_change", gone_after_the_check)
+    monkeypatch.setattr(TenantRegistry, "check_change", gone_after_the_check)
     response = await asked("rival", "DELETE", "/adapters/acme-secret-y")
     assert response.status_code == 404
     assert "acme-secret-x" not in response.text
@@ -391,12 +496,12 @@ async def test_an_adapter_that_goes_meanwhile_is_missed_without_names_of_others(
     assert (await asked.upload("rival", "acme-secret-y", packed)).status_code == 201
     for method in ("current", "versions"):
         with monkeypatch.context() as patch:
-            patch.setattr(Registry, method, gone)
+            patch.setattr(LocalRegistry, method, gone)
             response = await asked("rival", "POST", "/adapters/acme-secret-y/rollback")
         assert response.status_code == 404
         assert "acme-secret-x" not in response.text
     await asked("acme", "DELETE", "/adapters/acme-secret-x")
 
 
-def gone(self: Registry, name: str) -> None:
+def gone(self: LocalRegistry, name: str) -> None:
     raise AdapterNotFound(name, ["acme-secret-x"])

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from app.api.traces import Traces
+from app.api.middleware.traces import Traces
 from app.errors import BadRequest
 from tests.api.conftest import Running, ask
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from app.audio.pool import MEMORY_BYTES
+from app.audio.decode import Limits, Recording, decode
+from app.audio.worker import MEMORY_BYTES
 from app.errors import AudioError
+
+LIMITS = Limits(60, 1 << 24)
 
 
 def misbehave(data: bytes, filename: str | None) -> str:
@@ -32,3 +35,17 @@ def misbehave(data: bytes, filename: str | None) -> str:
         case "refuse":
             raise AudioError(f"{filename} is refused.")
     return f"{os.getpid()}"
+
+
+class NoWork:
+    """Work that ends each worker as it arrives there."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (3,)
+
+
+def decode_or_crash(data: bytes, filename: str | None, rate: int = 16_000, limits: Limits = LIMITS) -> Recording:
+    """As a decoder with a fault in it: files that begin with CRASH end its process, and HOARD takes all memory."""
+    if data[:5] in (b"CRASH", b"HOARD"):
+        misbehave(data[:5].lower(), filename)
+    return decode(data, rate=rate, limits=limits, filename=filename)

@@ -9,9 +9,8 @@ import soundfile
 from app.audio.decode import Limits, decode
 from app.errors import AudioError
 from tests.audio.makers import RATE, by_av, by_soundfile, noise, pcm16, tone, wav_header
+from training.data.checks.sound_checks import Measures, measure
 from training.data.rows import Sound
-from training.data.sound_checks import Heard
-from training.data.sound_checks import hear as measure
 
 LIMITS = Limits(max_seconds=60, max_bytes=64 << 20)
 
@@ -139,8 +138,8 @@ def test_the_gate_judges_channels_as_the_service_does():
     one_clipped = by_soundfile(np.column_stack([0.1 * speech] * 7 + [np.sign(speech)]), RATE)
     scaled = floats(np.rint(speech * 32768))
     found = [measure(Sound("a.wav", data=data), rate=RATE, limits=LIMITS) for data in (inverted, one_clipped, scaled)]
-    assert all(isinstance(one, Heard) for one in found)
-    assert [(one.silent, one.clipped > 0.01) for one in found if isinstance(one, Heard)] == [
+    assert all(isinstance(one, Measures) for one in found)
+    assert [(one.silent, one.clipped > 0.01) for one in found if isinstance(one, Measures)] == [
         (False, False),
         (False, True),
         (False, False),

@@ -1,7 +1,11 @@
 """Decoding in processes: the same recordings, and a crash costs one of them."""
 
+import fcntl
 import io
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,13 +18,17 @@ import torch
 
 from app.api.metrics import Metrics
 from app.audio.decode import Limits, decode
-from app.audio.pool import Decoder, DecodingPool
+from app.audio.pool import Decoder, DecodingPool, NoDecoder
 from app.errors import AudioError, EngineFault, TooLarge
-from app.model.features import ClipReader, FeatureExtractor
-from tests.audio.misbehaving import misbehave
+from app.models.features import ClipReader, FeatureExtractor
+from tests.audio.misbehaving import NoWork, misbehave
+from tests.sounds import wav
 from tests.support import random_processor
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(60, 1 << 24)
+ROOT = Path(__file__).parents[2]
 HUMAN = sorted((Path(__file__).parents[1] / "data" / "human").glob("*.flac"))[:4]
 
 
@@ -80,13 +88,107 @@ def test_callers_wait_for_a_free_worker_and_a_crash_beside_them_is_not_theirs():
 def test_a_pool_that_is_closed_leaves_no_process():
     pool = DecodingPool(misbehave, 2, cpu_seconds=5.0)
     pids = {int(pool.run(b"fine"))}
-    pool.start().join()
+    pool.start().result(60)
     pool.close()
     deadline = time.monotonic() + 5
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not [thread for thread in threading.enumerate() if thread.name == "decoding-start"]
+
+
+def test_a_pool_that_has_started_has_an_answering_worker(pool):
+    pool.start().result(60)
+    (worker,) = pool._workers
+    assert pool.run(b"fine") == str(worker.process.pid)
+
+
+def test_workers_that_cannot_start_are_told_of_and_are_no_recordings_fault():
+    pool = DecodingPool(NoWork(), 1, cpu_seconds=5.0)
+    with pytest.raises(NoDecoder, match="could be started"):
+        pool.start().result(60)
+    with pytest.raises(NoDecoder, match="could be started"):
+        pool.run(b"fine", "a.wav")
+    assert (pool.crashes, pool._workers) == (0, set())
+
+
+def test_signals_meant_for_the_owner_do_not_end_its_workers(pool):
+    """Service managers and shells send them to all processes of a group; requests end first."""
+    pid = int(pool.run(b"fine"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    time.sleep(0.2)
+    assert pool.run(b"fine") == str(pid)
+
+
+def test_a_worker_that_ended_while_idle_is_replaced_in_silence(pool):
+    pid = int(pool.run(b"fine"))
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert int(pool.run(b"fine")) != pid
+    assert pool.crashes == 0
+
+
+OWNER = """
+import os, signal, sys, threading, time
+from app.audio.forkserver import DECODING
+from app.audio.pool import DecodingPool
+from tests.audio.misbehaving import misbehave
+if __name__ == "__main__":
+    pool = DecodingPool(misbehave, 2, 60.0, DECODING)
+    print(pool.run(b"fine"), flush=True)
+    if sys.argv[1] == "busy":
+        threading.Thread(target=lambda: pool.run(b"loop"), daemon=True).start()
+        time.sleep(0.5)
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def owner(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own that has a pool, in a folder with another `app`; it ends within its time."""
+    (tmp_path / "here" / "app").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "here" / "app" / "__init__.py").write_text("raise SystemExit('the app of the working folder')")
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+    return subprocess.run(
+        [sys.executable, script, how],
+        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["idle", "busy"])
+def test_a_process_with_a_pool_ends_at_once_and_leaves_nothing(tmp_path, how):
+    done = owner(tmp_path, how)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" or how == "busy"  # whose thread is told that its worker went
+    assert gone(int(done.stdout))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path):
+    """And nothing that belongs to a living one, or to another program."""
+    others = tmp_path / "tmp" / "pymp-other"
+    others.mkdir(parents=True)
+    killed = owner(tmp_path, "killed")
+    assert killed.returncode == -signal.SIGKILL
+    assert gone(int(killed.stdout))
+    (left,) = (tmp_path / "tmp").glob("pymp-*/overtone-decoders")
+    with left.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as if it lived
+        owner(tmp_path, "idle")
+        assert left.is_file()
+    owner(tmp_path, "idle")
+    assert list((tmp_path / "tmp").iterdir()) == [others]
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not Path(f"/proc/{pid}").exists()
 
 
 def test_a_recording_is_the_same_as_decoded_in_this_process():
@@ -127,3 +229,23 @@ def _wav(seconds: float) -> bytes:
     noise = np.random.default_rng(1).standard_normal(int(seconds * 16000)) * 0.1
     soundfile.write(file, noise, 16000, format="WAV")
     return file.getvalue()
+
+
+def test_a_script_without_a_guard_decodes_and_runs_once(tmp_path):
+    """Who calls the trainer's functions from a few lines of their own."""
+    (tmp_path / "clip.wav").write_bytes(wav(np.zeros(1600, np.float32)))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from app.audio.decode import Limits\n"
+        "from training.data.decoding import decode_sound\n"
+        "from training.data.rows import Sound\n"
+        "print('begun')\n"
+        "sound = Sound('clip.wav', data=Path('clip.wav').read_bytes())\n"
+        "print(len(decode_sound(sound, rate=16000, limits=Limits(60, 1 << 24)).samples))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("begun\n1600\n", 0), done.stderr

@@ -17,6 +17,8 @@ from app.audio import segments
 from app.audio.segments import LONG_SILENCE_S, OVERLAP_S, PAD_S, Cut, cut, is_silent
 from tests.audio.speech import HUMAN, NAMES, RATE, human, melody, noise, piece, silence, sine, spliced
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 10 * RATE
 PIECES = {name: piece(name) for name in NAMES}
 WORDS = dict(line.split("\t")[::2] for line in (HUMAN / "transcripts.tsv").read_text().splitlines()[1:])

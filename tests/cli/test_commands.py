@@ -66,8 +66,14 @@ def test_add_replace_roll_back_and_remove(folder):
     assert run_json(*words)["version"] == 2
     assert run_json("adapters", "rollback", "mine", "--adapters", folder)["version"] == 1
     run("adapters", "remove", "mine", "--adapters", folder, input="n\n", code=1)
-    run("adapters", "remove", "mine", "--adapters", folder, "--yes")
-    assert [a["name"] for a in run_json("adapters", "list", "--adapters", folder)["adapters"]] == ["nato"]
+    told = run("adapters", "remove", "mine", "--adapters", folder, "--yes").output
+    assert "overtone adapters rollback mine" in " ".join(told.split())
+    listed = run_json("adapters", "list", "--adapters", folder)
+    assert [a["name"] for a in listed["adapters"]] == ["nato"]
+    assert listed["removed"] == [{"name": "mine", "versions": [1, 2]}]
+    assert "Removed, and kept: mine." in run("adapters", "list", "--adapters", folder).output
+    assert run_json("adapters", "rollback", "mine", "--adapters", folder)["version"] == 2
+    assert run_json("adapters", "list", "--adapters", folder)["removed"] == []
 
 
 def test_add_from_an_archive(folder, tmp_path):

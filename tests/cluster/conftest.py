@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from app.model.base import LoadedModel, spec_of
-from app.registry.shared import open_registry
+from app.models.loading import LoadedModel, spec_of
+from app.registry.replicated import open_registry
 from tests.api.conftest import model_folder as model_folder
 from tests.support import make_adapter
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.model.base import LoadedModel
+from app.models.loading import LoadedModel
 from tests.engine.driver import Driver, Oracle
 
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from app.engine.config import EngineConfig
 from app.engine.engine import Engine
 from app.engine.grammar import Grammar
-from app.engine.limits import EngineLimits
-from app.engine.memory import PAGE_SIZE, MemoryPlan
-from app.engine.request import Done, Event, Failed, Logprobs, Request, Sampling, Share, Token
+from app.engine.memory import BLOCK_SIZE, MemoryPlan, plan
+from app.engine.request import Done, Event, Failed, Logprobs, LoRAWeight, Request, Token
+from app.engine.sampling_params import SamplingParams
 from app.errors import OvertoneError
-from app.model.base import LoadedModel
-from app.model.features import Clip
-from app.model.prompt import Message, PromptRenderer
-from app.registry.registry import Registry
+from app.models.features import Clip
+from app.models.loading import LoadedModel
+from app.models.prompt import Message, PromptRenderer
+from app.models.shape import shape_of
+from app.registry.local import LocalRegistry
 from tests.support import clips_of, greedy, mix_adapters, oracle, oracle_model, peft_model, random_model, tone
 
 NEW = 20
@@ -49,10 +51,19 @@ class Driver:
     """An engine of its own over a random model and a registry of published adapters."""
 
     def __init__(
-        self, root: Path, folders: dict[str, Path], pages: int = 2048, text: dict[str, int] | None = None, **limits: Any
+        self,
+        root: Path,
+        folders: dict[str, Path],
+        blocks: int = 2048,
+        text: dict[str, int] | None = None,
+        loaded: LoadedModel | None = None,
+        cap: int | None = None,
+        max_rank: int = 64,
+        memory: MemoryPlan | None = None,
+        **limits: Any,
     ) -> None:
-        self.loaded: LoadedModel = random_model(**(text or {}))
-        self.registry = Registry(root, self.loaded.spec, max_rank=64, keep_versions=5)
+        self.loaded = loaded or random_model(**(text or {}))
+        self.registry = LocalRegistry(root, self.loaded.spec, max_rank=max_rank, keep_versions=5)
         self.registry.open()
         self.adapters = {name: self.registry.publish(folder, name) for name, folder in folders.items()}
         defaults: dict[str, Any] = dict(
@@ -64,8 +75,11 @@ class Driver:
             host_cache_bytes=1 << 28,
             encoder_cache_bytes=1 << 24,
         )
-        memory = MemoryPlan(pages, PAGE_SIZE, 1, 1)
-        self.engine = Engine(self.loaded, self.registry, EngineLimits(**(defaults | limits)), memory)
+        asked, memory = EngineConfig(**(defaults | limits)), memory or MemoryPlan(blocks, BLOCK_SIZE, 1, 1)
+        if cap is not None:  # bytes of a card that this CPU stands for
+            shape = shape_of(self.loaded.model.config, self.loaded.spec)
+            memory = plan(shape, asked, self.loaded.dtype, cap, fused=asked.decoder == "fused")
+        self.engine = Engine(self.loaded, self.registry, memory.applied(asked), memory)
         self.engine.start()
         self._prompts = PromptRenderer(self.loaded.processor)
         self._queues: list[tuple[Request, queue.Queue[Event]]] = []
@@ -77,7 +91,7 @@ class Driver:
     def submit(
         self,
         job: Job,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         deadline: float = float("inf"),
         grammar: Grammar | None = None,
     ) -> Request:
@@ -87,7 +101,7 @@ class Driver:
         request = Request(
             tuple(self._prompts.render(messages)),
             clips,
-            tuple(Share(self.adapters[name], weight) for name, weight in job.mix),
+            tuple(LoRAWeight(self.adapters[name], weight) for name, weight in job.mix),
             sampling or greedy(NEW),
             events.put,
             deadline,
@@ -103,7 +117,7 @@ class Driver:
         self._queues.clear()
         return answers
 
-    def ask(self, *jobs: Job, sampling: Sampling | None = None) -> list[Answer]:
+    def ask(self, *jobs: Job, sampling: SamplingParams | None = None) -> list[Answer]:
         for job in jobs:
             self.submit(job, sampling)
         return self.answers()
@@ -112,14 +126,14 @@ class Driver:
         """Nothing is held once everything has ended."""
         engine = self.engine
         engine.call(lambda: None).result()
-        assert engine.scheduler.pool.free == engine.scheduler.pool.pages
+        assert engine.scheduler.pool.available == engine.scheduler.pool.blocks
         assert not engine.scheduler.running
         assert not engine.scheduler.waiting
-        assert all(slot.users == 0 for slot in engine.residency.slots.slots)
+        assert all(slot.users == 0 for slot in engine.lora_manager.slots.slots)
         assert not engine.runner._audio
-        assert not engine.residency._gathered
-        assert not engine.residency._reserved
-        assert not engine.runner.alone._caches
+        assert not engine.lora_manager._gathered
+        assert not engine.lora_manager._reserved
+        assert not engine.runner.peft_fallback._users
 
     @staticmethod
     def _collect(events: "queue.Queue[Event]") -> Answer:

@@ -1,6 +1,5 @@
 """Steps of the fused decoder made by hand, each row's logits beside those of plain transformers + PEFT."""
 
-import copy
 import itertools
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -10,18 +9,20 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from app.engine.alone import shell_of
-from app.engine.fused_decoder import FusedDecoder
-from app.engine.kv_cache import PagedCache
-from app.engine.limits import EngineLimits
-from app.engine.lora import prepare
-from app.engine.request import Request, Sequence, Share
+from app.engine.config import EngineConfig
+from app.engine.cuda.decoder import CudaDecoder
+from app.engine.detokenizer import Detokenizer
+from app.engine.kv_cache.paged_cache import PagedCache
+from app.engine.lora.layers import prepare
+from app.engine.lora.peft_fallback import shell_of
+from app.engine.lora.slots import SlotTable
+from app.engine.memory import MemoryPlan
+from app.engine.request import LoRAWeight, Request
 from app.engine.scheduler import Chunk
-from app.engine.slots import SlotTable
-from app.engine.text import TextStream
-from app.model.base import LoadedModel
-from app.registry.weights import read_weights
-from tests.support import LM, greedy, make_adapter
+from app.engine.sequence import Sequence
+from app.models.loading import LoadedModel
+from app.registry.adapter_files.weights import read_weights
+from tests.support import LM, dequantized, greedy, make_adapter
 
 # Names of the adapters that `make_all` makes, each with the modules it is on.
 PROJECTIONS = {
@@ -50,9 +51,9 @@ class Row:
     sequence: Sequence = field(init=False)
 
     def __post_init__(self) -> None:
-        shares = tuple(Share(_Adapter(name), weight) for name, weight in self.mix)  # type: ignore[arg-type]
-        request = Request(tuple(self.ids), (), shares, greedy(8), lambda event: None)
-        self.sequence = Sequence(request, TextStream(lambda ids: "", ()), 0.0)
+        lora_weights = tuple(LoRAWeight(_Adapter(name), weight) for name, weight in self.mix)  # type: ignore[arg-type]
+        request = Request(tuple(self.ids), (), lora_weights, greedy(8), lambda event: None)
+        self.sequence = Sequence(request, Detokenizer(lambda ids: "", ()), 0.0)
 
 
 def make_all(loaded: LoadedModel, root: Path, std: float = 0.2) -> dict[str, Path]:
@@ -66,19 +67,19 @@ def make_all(loaded: LoadedModel, root: Path, std: float = 0.2) -> dict[str, Pat
 class Passes:
     """A fused decoder with all adapters resident, and the reference for what it gives."""
 
-    def __init__(self, loaded: LoadedModel, folders: dict[str, Path], rows: int = 128, weights: Any = "full") -> None:
-        limits = EngineLimits(32, 96, 1, rows, 256, 1, 1, decoder="fused", weights=weights)
-        self._reference = copy.deepcopy(loaded.model).float()
+    def __init__(self, loaded: LoadedModel, folders: dict[str, Path], rows: int = 128) -> None:
+        limits = EngineConfig(32, 96, 1, rows, 256, 1, 1, decoder="fused")
+        self._reference = dequantized(loaded).model.float()
         self._folders, self._models = folders, dict[Mix, Any]()
-        self.vocabulary = loaded.model.lm_head.weight.shape[0]
+        self.vocabulary = loaded.model.lm_head.out_features
         device, page = loaded.device, 64 if loaded.device.type == "cuda" else 16
         cache = PagedCache(loaded.model.config.get_text_config(), 256, page, device, loaded.dtype)
-        self.decoder = FusedDecoder(loaded.model, cache, limits)
+        self.decoder = CudaDecoder(loaded.model, cache, limits, MemoryPlan(256, page, 1, 1))
         self._pages, self._page = list(range(256)), page
         self.table = SlotTable(32)
         if device.type == "cuda":
             self.decoder.stacks.reserve(192)
-            self.decoder._graphs._unpaced = True
+            self.decoder._graphs._at_once = True
         for name, folder in folders.items():
             host = prepare(read_weights(folder), loaded.dtype)
             slot, _ = self.table.place(name, host.rank) or (None, None)
@@ -94,10 +95,10 @@ class Passes:
             sequence = row.sequence
             sequence.tokens = list(row.ids)
             final = sequence.computed + tokens == len(row.ids)
-            while len(sequence.pages) * self._page < len(row.ids):
-                sequence.pages.append(self._pages.pop())
+            while len(sequence.blocks) * self._page < len(row.ids):
+                sequence.blocks.append(self._pages.pop())
             chunks.append(Chunk(sequence, sequence.computed, tokens, final))
-        logits = self.decoder.step(chunks, lambda chunk: None).float().clone()
+        logits = self.decoder.step(chunks, [None] * len(chunks)).float().clone()
         for row, tokens in work:
             row.sequence.computed += tokens
         return logits
@@ -113,8 +114,8 @@ class Passes:
 
     def end(self, rows: Many[Row]) -> None:
         for row in rows:
-            self.decoder.forget(row.sequence)
-            self._pages += row.sequence.pages
+            self.decoder.free(row.sequence)
+            self._pages += row.sequence.blocks
 
     @torch.inference_mode()
     def expected(self, row: Row) -> torch.Tensor:

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from app.engine.lora import MultiLoRALinear
+from app.engine.lora.layers import MultiLoRALinear
 from app.errors import OutOfMemory
 from tests.engine.driver import Driver, Job, Oracle
 from tests.support import greedy, make_adapter, random_model
+
+pytestmark = pytest.mark.slow
 
 WIDE = {"one": 1, "two": 2, "three": 3, "four": 4}
 
@@ -82,12 +84,12 @@ def test_pinned_adapters_are_not_evicted_and_not_waited_for(narrow, answers_of):
     driver, _ = narrow(columns=64)
     pinned, other = Job((("one", 1.0),)), Job((("two", 1.0),))
     driver.ask(pinned)
-    driver.engine.residency.slots.pinned.add("one")
+    driver.engine.lora_manager.slots.pinned.add("one")
     (refused,) = driver.ask(other)
     assert isinstance(refused.error, OutOfMemory)
     (answer,) = driver.ask(pinned)
     assert answer.tokens == answers_of(pinned)
-    driver.engine.residency.slots.pinned.clear()
+    driver.engine.lora_manager.slots.pinned.clear()
     (answer,) = driver.ask(other)
     assert answer.tokens == answers_of(other)
 
@@ -97,24 +99,26 @@ def test_pinned_adapters_are_not_evicted_and_not_waited_for(narrow, answers_of):
 class TestFused:
     def test_by_turns(self, tmp_path, wide_folders, answers_of, monkeypatch):
         pytest.importorskip("triton", reason="needs Triton; without a GPU its interpreter is enough")
-        from app.engine import fused, fused_decoder, stacks
-        from app.engine.stacks import LoraStacks
+        from app.engine.cuda import decoder as cuda_decoder
+        from app.engine.cuda import language_model
+        from app.engine.lora import stacked_weights
+        from app.engine.lora.stacked_weights import StackedWeights
 
         for module, name, value in (
-            (fused_decoder, "_ROW_STEP", 16), (fused_decoder, "TILE", 16), (fused_decoder, "_ROWS", ()),
-            (fused, "TILE", 16), (fused, "_PROGRAMS", 16),
-            (stacks, "PIECE", 40_000),  # so that an adapter comes in several pieces
+            (cuda_decoder, "_ROW_STEP", 16), (cuda_decoder, "TILE", 16), (cuda_decoder, "_ROWS", ()),
+            (language_model, "TILE", 16), (language_model, "_PROGRAMS", 16),
+            (stacked_weights, "PIECE", 40_000),  # so that an adapter comes in several pieces
         ):  # fmt: skip
             monkeypatch.setattr(module, name, value)
-        monkeypatch.setattr(fused_decoder.FusedDecoder, "warm_up", lambda self: None)
-        original = LoraStacks._zeros
+        monkeypatch.setattr(cuda_decoder.CudaDecoder, "warm_up", lambda self: None)
+        original = StackedWeights._zeros
 
         def zeros(self, shape):
             if len(shape) > 2 and shape[1] > 64:
                 raise torch.OutOfMemoryError("planted")
             return original(self, shape)
 
-        monkeypatch.setattr(LoraStacks, "_zeros", zeros)
+        monkeypatch.setattr(StackedWeights, "_zeros", zeros)
         driver = Driver(tmp_path / "registry", wide_folders, decoder="fused", max_batch=4, max_context=128)
         try:
             jobs = [Job(((name, 1.0),), (), "a") for name in ("one", "two", "one")]
@@ -128,12 +132,14 @@ class TestFused:
 @pytest.fixture
 def in_pieces(tmp_path, wide_folders, monkeypatch):
     """An engine to whose device adapters come in pieces; ``fail`` names the piece at which copying fails, once."""
-    from app.engine.decoder import ModuleDecoder
+    from app.engine.runner import Runner
 
     made = []
 
     def make(pieces, fail=None, **limits):
         def load(self, slot, adapter, capacity):
+            self.bank.load(slot, adapter, capacity)
+
             def copying():
                 nonlocal fail
                 for piece in range(pieces):
@@ -144,7 +150,7 @@ def in_pieces(tmp_path, wide_folders, monkeypatch):
 
             return copying()
 
-        monkeypatch.setattr(ModuleDecoder, "load", load)
+        monkeypatch.setattr(Runner, "load", load)
         made.append(Driver(tmp_path / "registry", wide_folders, **limits))
         return made[-1]
 
@@ -160,14 +166,14 @@ def test_adapters_that_come_in_pieces_are_used_once_they_are_whole(in_pieces, an
     jobs += [Job(((name, 1.0),), (2,)) for name in WIDE]
     answers = driver.ask(*jobs)
     assert [answer.tokens for answer in answers] == [answers_of(job) for job in jobs]
-    assert not driver.engine.residency._loads
+    assert not driver.engine.lora_manager._loads
     driver.assert_idle()
 
 
 def test_who_leaves_while_an_adapter_is_on_its_way_leaves_no_slot_taken(in_pieces, answers_of):
     driver = in_pieces(pieces=2000, max_resident=1)
     leaving = driver.submit(Job((("one", 1.0),)))
-    while not driver.engine.residency._loads:
+    while not driver.engine.lora_manager._loads:
         pass
     driver.engine.cancel(leaving.id)
     (gone,) = driver.answers()
@@ -183,7 +189,7 @@ def test_a_load_that_fails_on_its_way_fails_who_waits_for_it(in_pieces, answers_
     victim, other = driver.ask(Job((("one", 1.0),)), Job())
     assert isinstance(victim.error, OutOfMemory)
     assert other.tokens == answers_of(Job())
-    assert not driver.engine.residency.slots.slots
+    assert not driver.engine.lora_manager.slots.slots
     (answer,) = driver.ask(Job((("one", 1.0),)))
     assert answer.tokens == answers_of(Job((("one", 1.0),)))
     driver.assert_idle()

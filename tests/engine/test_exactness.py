@@ -9,16 +9,16 @@ def logits_of(driver: Driver, job: Job) -> torch.Tensor:
     """Last-position logits of a prompt, taken where the sampler gets them."""
     seen = []
     decoder = driver.engine.runner.decoder
-    original = decoder._head
+    original = decoder._logits
 
     def spy(hidden, last):
         rows = original(hidden, last)
         seen.extend(row.clone() for row in rows)
         return rows
 
-    decoder._head = spy
+    decoder._logits = spy
     driver.ask(job)
-    decoder._head = original
+    decoder._logits = original
     return torch.stack(seen)
 
 

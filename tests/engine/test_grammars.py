@@ -10,13 +10,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.engine.request import Sampling
+from app.engine.sampling_params import SamplingParams
 from app.errors import BadRequest
-from app.model.base import LoadedModel
-from app.model.grammar import Grammars
-from app.model.prompt import PromptRenderer
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
+from app.models.structured.grammar import Grammars
 from tests.engine.driver import WAVES, Answer, Job
 from tests.support import oracle_model, peft_model
+
+pytestmark = pytest.mark.slow
 
 PICK = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}, "b": {"type": "boolean"}}, "required": ["a", "b"],
         "additionalProperties": False}  # fmt: skip
@@ -46,8 +48,8 @@ def expected(model: Any, loaded: LoadedModel, job: Job, answer: Answer) -> torch
 @pytest.mark.parametrize(
     "sampling",
     [
-        Sampling(max_new_tokens=16, logprobs=5, ignore_eos=True),
-        Sampling(16, temperature=1.4, seed=4, top_p=0.9, repetition_penalty=1.3, ignore_eos=True, logprobs=3),
+        SamplingParams(max_new_tokens=16, logprobs=5, ignore_eos=True),
+        SamplingParams(16, temperature=1.4, seed=4, top_p=0.9, repetition_penalty=1.3, ignore_eos=True, logprobs=3),
     ],
 )
 @pytest.mark.parametrize("mix", [(), (("qv", 1.0),), (("dora", 1.0),)])
@@ -74,7 +76,7 @@ def test_constrained_answers_share_a_batch(drive, grammars):
     (free,) = driver.ask(Job())
     mixes = [(), (("qv", 1.0),), (("dora", 1.0),), (("qv", 0.5), ("qv2", 0.5))]
     for mix in mixes:
-        driver.submit(Job(mix), Sampling(max_new_tokens=80), grammar=grammars.of(PICK))
+        driver.submit(Job(mix), SamplingParams(max_new_tokens=80), grammar=grammars.of(PICK))
     driver.submit(Job())
     *bound, again = driver.answers()
     assert again.tokens == free.tokens
@@ -85,11 +87,11 @@ def test_constrained_answers_share_a_batch(drive, grammars):
 
 
 def test_a_preempted_answer_goes_on_where_it_was(drive, grammars):
-    plenty, scarce = drive(), drive(pages=16)
+    plenty, scarce = drive(), drive(blocks=16)
     schema = {"type": "array", "items": {"enum": [1, 22, 333]}, "minItems": 30, "maxItems": 30}
     for driver in (plenty, scarce):
         for seed in range(4):
-            sampling = Sampling(max_new_tokens=180, temperature=1.0, seed=seed)
+            sampling = SamplingParams(max_new_tokens=180, temperature=1.0, seed=seed)
             driver.submit(Job((), (), "hello"), sampling, grammar=grammars.of(schema))
     texts = [answer.text for answer in plenty.answers()]
     assert [answer.text for answer in scarce.answers()] == texts
@@ -100,7 +102,7 @@ def test_a_preempted_answer_goes_on_where_it_was(drive, grammars):
 
 def test_a_limit_within_the_answer_is_length(drive, grammars):
     driver = drive()
-    driver.submit(Job(), Sampling(max_new_tokens=4), grammar=grammars.of(PICK))
+    driver.submit(Job(), SamplingParams(max_new_tokens=4), grammar=grammars.of(PICK))
     (answer,) = driver.answers()
     assert answer.done.finish_reason == "length"
     assert answer.done.completion_tokens == 4
@@ -109,7 +111,7 @@ def test_a_limit_within_the_answer_is_length(drive, grammars):
 def test_a_grammar_that_fails_fails_its_request_alone(drive, grammars):
     driver = drive()
     wide = {"type": "object", "properties": {f"k{index}": {"type": "null"} for index in range(2000)}}
-    driver.submit(Job(), Sampling(max_new_tokens=50), grammar=grammars.of(wide))
+    driver.submit(Job(), SamplingParams(max_new_tokens=50), grammar=grammars.of(wide))
     driver.submit(Job())
     failed, neighbour = driver.answers()
     assert isinstance(failed.error, BadRequest)

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from app.engine.lora import AdapterBank, HostAdapter, Pair
-from app.engine.slots import Slot
+from app.engine.lora.layers import HostAdapter, LoRABank, Pair
+from app.engine.lora.slots import Slot
 from app.errors import EngineFault
 from tests.engine.driver import Job
 from tests.support import random_model
 
-NAN, INF, LARGE = float("nan"), float("inf"), 6e4  # the last overflows in float16 products, at run time alone
+pytestmark = pytest.mark.slow
+
+NAN, INF, LARGE = float("nan"), float("inf"), 6e4  # the last overflows in products of float16, at run time alone
 PLANTED = [(NAN, NAN), (INF, -INF), (1.0, INF), (NAN, 1.0), (LARGE, LARGE)]
 
 
@@ -31,7 +33,7 @@ def bank_of(dtype, planted=None):
     """Two adapters, of which the second holds what is ``planted``."""
     torch.manual_seed(0)
     model = Layers(dtype).requires_grad_(False)
-    bank = AdapterBank(model)
+    bank = LoRABank(model)
     for place, uid in enumerate(("good@1", "bad@1")):
         pairs = {path: Pair(torch.randn(4, 8).to(dtype), torch.randn(6, 4).to(dtype)) for path in ("one", "two")}
         if planted and uid == "bad@1":
@@ -70,7 +72,7 @@ def test_neighbours_of_a_broken_adapter_get_their_answers(drive, expected, plant
     driver.ask(bad, *jobs)  # all are resident now
 
     def plant():
-        slot = driver.engine.residency.slots.get(driver.adapters["rslora"].uid)
+        slot = driver.engine.lora_manager.slots.get(driver.adapters["rslora"].uid)
         for layer in driver.engine.runner.bank._layers.values():
             layer.lora_a[slot.start : slot.stop], layer.lora_b[slot.start : slot.stop] = planted
 
@@ -132,10 +134,10 @@ def passes(tmp_path_factory):
 class TestFused:
     @pytest.fixture(autouse=True)
     def _as_on_cuda(self, monkeypatch):
-        from app.engine import fused, products
+        from app.engine.cuda import language_model, linear
 
-        monkeypatch.setattr(products, "_compiled", lambda x: True)
-        monkeypatch.setattr(fused, "_PROGRAMS", 16)
+        monkeypatch.setattr(linear, "_compiled", lambda x: True)
+        monkeypatch.setattr(language_model, "_PROGRAMS", 16)
 
     @pytest.mark.parametrize("planted", [PLANTED[1], PLANTED[4]])
     def test_few_rows(self, passes, planted):
@@ -143,5 +145,5 @@ class TestFused:
         compare(passes, planted, prompts=15, answers=2)
 
     def test_many_rows(self, passes):
-        """The library's products."""
+        """The library's product."""
         compare(passes, (NAN, INF), prompts=70, answers=2)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from app.engine.lora import prepare
+from app.engine.lora.layers import prepare
 from app.errors import AdapterRejected
-from app.registry.weights import AdapterWeights, LoraPair
+from app.registry.adapter_files.weights import AdapterWeights, LoraPair
 
 
 def test_numbers_too_large_for_float16_are_refused():

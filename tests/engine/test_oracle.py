@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tests.engine.driver import NEW, Job
 from tests.support import ADAPTERS
 
+pytestmark = pytest.mark.slow
+
 MIXES = [
     (("qv", 0.7), ("rslora", 0.3)),
     (("qv", 0.5), ("qv2", 0.5), ("everything", -0.25)),
@@ -53,7 +55,7 @@ def test_several_clips_and_text_only(drive, expected):
 
 def test_prompts_in_chunks_and_pages_short(drive, expected):
     """Chunks of 24 tokens, pages for about two requests at a time: preempted ones are computed anew."""
-    driver = drive(step_tokens=24, pages=14)
+    driver = drive(step_tokens=24, blocks=14)
     jobs = [Job((("qv", 1.0),), (index % 4,), f"number {index}") for index in range(6)]
     everybody_is_in_line = threading.Event()
     driver.engine.call(everybody_is_in_line.wait)
@@ -109,7 +111,7 @@ def shared(tmp_path_factory, folders):
         folders,
         max_resident=3,
         step_tokens=64,
-        pages=40,
+        blocks=40,
         host_cache_bytes=200_000,
     )
     yield driver
@@ -122,7 +124,7 @@ def test_the_base_answers_as_at_start_after_everything(drive, expected):
     fingerprint = driver.engine.fingerprint().result()
     driver.ask(*singles())
     driver.engine.free_slots().result()
-    assert not driver.engine.residency.slots.slots
+    assert not driver.engine.lora_manager.slots.slots
     (last,) = driver.ask(Job())
     assert last.tokens == first.tokens == expected(Job())
     assert driver.engine.fingerprint().result() == fingerprint

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from app.engine import sampler
-from app.engine.request import Sampling
+from app.engine.sampling_params import SamplingParams
 
 VOCABULARY = 50
 
@@ -38,7 +38,7 @@ def test_draws_follow_transformers_distribution(top_k, top_p, temperature):
     warpers.append(TopPLogitsWarper(top_p))
     expected = warpers(None, logits()).softmax(-1)[0]
     draws = [
-        choose(logits(), [Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)], [[1]])[0]
+        choose(logits(), [SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)], [[1]])[0]
         for seed in range(4000)
     ]
     seen = torch.bincount(torch.tensor(draws), minlength=VOCABULARY) / len(draws)
@@ -49,19 +49,19 @@ def test_draws_follow_transformers_distribution(top_k, top_p, temperature):
 def test_repetition_penalty_is_transformers():
     seen = [3, 7, 7, 20]
     expected = RepetitionPenaltyLogitsProcessor(1.8)(torch.tensor([seen]), logits(4).clone()).argmax(-1).tolist()
-    assert choose(logits(4), [Sampling(repetition_penalty=1.8)], [seen]) == expected
+    assert choose(logits(4), [SamplingParams(repetition_penalty=1.8)], [seen]) == expected
 
 
 def test_a_seed_gives_the_same_draw_in_any_company():
-    sampling = Sampling(temperature=1.0, seed=11)
+    sampling = SamplingParams(temperature=1.0, seed=11)
     alone = choose(logits(1), [sampling], [[1, 2]])
     company = torch.cat([logits(2), logits(1), logits(3)])
-    samplings = [Sampling(temperature=2.0, seed=5), sampling, Sampling()]
+    samplings = [SamplingParams(temperature=2.0, seed=5), sampling, SamplingParams()]
     assert choose(company, samplings, [[1], [1, 2], [1, 2, 3]])[1] == alone[0]
 
 
 def test_positions_draw_anew():
-    sampling = Sampling(temperature=3.0, seed=1)
+    sampling = SamplingParams(temperature=3.0, seed=1)
     draws = {choose(logits(1), [sampling], [list(range(length))])[0] for length in range(30)}
     assert len(draws) > 5
 
@@ -69,7 +69,7 @@ def test_positions_draw_anew():
 def test_a_broken_row_is_told_and_its_neighbours_are_chosen():
     rows = torch.cat([logits(1), logits(2), logits(3)])
     rows[1, 4] = float("nan")
-    chosen = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
+    chosen = choose(rows.clone(), [SamplingParams()] * 3, [[1]] * 3)
     assert chosen == [rows[0].argmax(), None, rows[2].argmax()]
 
 
@@ -95,21 +95,21 @@ class Some:
 def test_a_grammar_leaves_what_it_allows_and_neighbours_alone():
     rows = torch.cat([logits(1), logits(2), logits(3)])
     grammars = [None, Some(0, 31, 32, 49), None]
-    free = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3)
-    bound = choose(rows.clone(), [Sampling()] * 3, [[1]] * 3, grammars)
+    free = choose(rows.clone(), [SamplingParams()] * 3, [[1]] * 3)
+    bound = choose(rows.clone(), [SamplingParams()] * 3, [[1]] * 3, grammars)
     assert bound == [free[0], max((0, 31, 32, 49), key=lambda token: rows[1, token]), free[2]]
-    sampling = [Sampling(temperature=9.0, seed=seed, repetition_penalty=2.0) for seed in range(300)]
+    sampling = [SamplingParams(temperature=9.0, seed=seed, repetition_penalty=2.0) for seed in range(300)]
     drawn = choose(logits(2).repeat(300, 1), sampling, [[31, 4]] * 300, [Some(0, 31, 32, 49)] * 300)
     assert set(drawn) == {0, 31, 32, 49}
 
 
 def test_a_grammar_at_an_end_loses_its_row_alone():
     rows = torch.cat([logits(1), logits(2)])
-    assert choose(rows.clone(), [Sampling()] * 2, [[1]] * 2, [Some(), None]) == [None, rows[1].argmax()]
+    assert choose(rows.clone(), [SamplingParams()] * 2, [[1]] * 2, [Some(), None]) == [None, rows[1].argmax()]
 
 
 def test_logprobs_are_the_models_own():
-    sampling = Sampling(temperature=0.3, seed=2, repetition_penalty=1.7, top_k=3, logprobs=4)
+    sampling = SamplingParams(temperature=0.3, seed=2, repetition_penalty=1.7, top_k=3, logprobs=4)
     expected = logits(6)[0].log_softmax(-1)
     (choice,) = sampler.choose(logits(6), [sampling], [[7, 8]], [Some(5, 9)], [2]).result()
     assert choice.token in (5, 9)
@@ -117,14 +117,14 @@ def test_logprobs_are_the_models_own():
     best = expected.sort(descending=True)
     assert [token for token, _ in choice.logprobs.top] == best.indices[:4].tolist()
     assert [value for _, value in choice.logprobs.top] == pytest.approx(best.values[:4].tolist())
-    none = sampler.choose(logits(6), [Sampling(), Sampling(logprobs=0)][:1], [[1]], [None], [1]).result()[0]
+    none = sampler.choose(logits(6), [SamplingParams(), SamplingParams(logprobs=0)][:1], [[1]], [None], [1]).result()[0]
     assert none.logprobs is None
-    (bare,) = sampler.choose(logits(6), [Sampling(logprobs=0)], [[1]], [None], [1]).result()
+    (bare,) = sampler.choose(logits(6), [SamplingParams(logprobs=0)], [[1]], [None], [1]).result()
     assert bare.logprobs.top == ()
 
 
 def test_a_vanishing_temperature_is_greedy():
-    assert choose(logits(1), [Sampling(temperature=1e-300, seed=3)], [[1]]) == logits(1).argmax(-1).tolist()
+    assert choose(logits(1), [SamplingParams(temperature=1e-300, seed=3)], [[1]]) == logits(1).argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("of", ["seeds", "positions"])
@@ -134,5 +134,5 @@ def test_draws_of_one_distribution_are_independent(of):
     for number in range(40):
         seed = number if of == "seeds" else 7
         seen = [1] * (number + 1 if of == "positions" else 1)
-        drawn += choose(flat, [Sampling(temperature=1.0, seed=seed)], [seen])
+        drawn += choose(flat, [SamplingParams(temperature=1.0, seed=seed)], [seen])
     assert len(set(drawn)) > 15

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.slots import SlotTable
+from app.engine.lora.slots import SlotTable
 
 
 def resident(table: SlotTable) -> set[str]:
@@ -13,9 +13,9 @@ def test_the_least_recently_used_gives_way():
     for uid in ("a@1", "b@1"):
         table.place(uid, 8)
         table.use(uid)
-        table.leave(uid)
+        table.release(uid)
     table.use("a@1")
-    table.leave("a@1")
+    table.release("a@1")
     table.place("c@1", 8)
     assert resident(table) == {"a@1", "c@1"}
     assert table.evictions == 1
@@ -28,7 +28,7 @@ def test_pinned_and_used_adapters_stay():
     table.place("used@1", 8)
     table.use("used@1")
     assert table.place("c@1", 8) is None
-    table.leave("used@1")
+    table.release("used@1")
     assert table.place("c@1", 8) is not None
     assert resident(table) == {"pinned@3", "c@1"}
 
@@ -43,7 +43,7 @@ def test_columns_never_overlap_and_stay_within_the_capacity(placements):
             assert placed is not None
             assert placed[0].width >= rank
         table.use(uid)
-        table.leave(uid)
+        table.release(uid)
         taken = [column for slot in table.slots for column in range(slot.start, slot.stop)]
         assert len(taken) == len(set(taken))
         assert max(taken) < table.capacity

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from app.model.base import spec_of
-from app.registry.registry import Registry
-from app.registry.store import Store
+from app.models.loading import spec_of
+from app.registry.disk import Store
+from app.registry.local import LocalRegistry
 
 NAME = "a"
 STEPS: dict[str, tuple[Any, str]] = {
@@ -47,7 +47,7 @@ def tell(word: object) -> None:
     sys.stdout.flush()
 
 
-def live(registry: Registry, folders: list[Path], step: str) -> None:
+def live(registry: LocalRegistry, folders: list[Path], step: str) -> None:
     name, _, when = step.partition(":")
     if name:
         holder, attribute = STEPS[name]
@@ -61,7 +61,7 @@ def live(registry: Registry, folders: list[Path], step: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     model, root, *folders = sys.argv[1:]
-    registry = Registry(Path(root), spec_of(model), max_rank=64, keep_versions=3)
+    registry = LocalRegistry(Path(root), spec_of(model), max_rank=64, keep_versions=3)
     registry.refresh()
     for line in sys.stdin:
         life = os.fork()

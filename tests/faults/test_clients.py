@@ -89,8 +89,8 @@ async def test_a_client_that_stops_reading(start: Callable[..., Any]) -> None:
 
 
 IMPATIENT = f"""
-from app.api import limits
-limits.STALL_S = 0.5
+from app.api.middleware import body_limit
+body_limit.STALL_S = 0.5
 {SCRIPT}
 """
 FORM = (

@@ -8,8 +8,10 @@ import pytest
 
 from app.access.caller import Caller
 from app.errors import AdapterRejected
-from app.registry import manifest
-from app.registry.visible import VisibleRegistry
+from app.models.head import read_head
+from app.registry.adapter_files import manifest
+from app.registry.adapter_files.weights import read_weights
+from app.registry.tenant_view import TenantRegistry
 from tests.api.conftest import Running, ask, audio, until
 from tests.support import make_head
 
@@ -47,7 +49,7 @@ async def test_damage_is_found_before_the_weights_are_used(running: Running, ada
         # what lies in memory is whole and answers on
         assert (await ask(client, adapter="mine"))["text"] == said
         await client.post("/unload")
-        client.app.state.overtone.service.engine.residency.host.drop()
+        client.app.state.overtone.service.engine.lora_manager.host.clear()
 
         asking = {"prompt": "go", "adapter": "mine"}
         refused = await client.post("/generate", data=asking, files=audio())
@@ -101,12 +103,12 @@ async def test_files_that_go_on_changing_back_are_taken_up_again(running: Runnin
 @pytest.mark.parametrize("kind", ["qv", "dora", "head"])
 def test_every_way_of_reading_checks(registry, folders, tmp_path: Path, kind: str) -> None:
     adapter = registry.publish(make_head(tmp_path / "head") if kind == "head" else folders[kind], "a")
-    read = {"qv": registry.read, "dora": registry.intact, "head": registry.read_head}[kind]
-    read(adapter)
+    look = {"qv": read_weights, "dora": Path, "head": read_head}[kind]
+    registry.read_with(adapter, look)
     flip(registry.root / "a" / ("head.safetensors" if kind == "head" else WEIGHTS))
     assert registry.refresh() == []  # nothing that a look could see
     with pytest.raises(AdapterRejected, match="a@1 is damaged on disk"):
-        read(adapter)
+        registry.read_with(adapter, look)
     assert registry.names() == []
     assert "sha256" in registry.broken()["a"][0]
 
@@ -119,7 +121,7 @@ def test_damage_that_keeps_a_file_from_being_read_is_told_as_damage(registry, fo
     file.write_bytes(b"\xff" * 8 + data[8:])  # neither a header of safetensors nor JSON
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(AdapterRejected, match="a@1 is damaged on disk"):
-        registry.read(registry.get("a"))
+        registry.read_with(registry.get("a"), read_weights)
 
 
 def test_a_damaged_past_version_leaves_the_current_one_alone(registry, folders) -> None:
@@ -127,19 +129,19 @@ def test_a_damaged_past_version_leaves_the_current_one_alone(registry, folders) 
     registry.publish(folders["qv2"], "a", replace=True)
     flip(registry.root / ".history" / "a" / "1" / WEIGHTS)
     with pytest.raises(AdapterRejected):
-        registry.read(old)
+        registry.read_with(old, read_weights)
     assert registry.get("a").version == 2
     with pytest.raises(AdapterRejected, match="does not fit any more"):
         registry.rollback("a")
 
 
 def test_a_tenant_rolls_its_damaged_adapter_back(registry, folders) -> None:
-    acme = VisibleRegistry(registry, Caller("k", tenant="acme"))
+    acme = TenantRegistry(registry, Caller("k", tenant="acme"))
     for kind in ("qv", "qv2"):
         acme.publish(folders[kind], "a", replace=True)
     flip(registry.root / "a" / WEIGHTS)
     with pytest.raises(AdapterRejected):
-        registry.read(registry.get("a"))
+        registry.read_with(registry.get("a"), read_weights)
     assert acme.versions("a") == [1]
     assert acme.rollback("a").version == 1
     assert (registry.get("a").manifest.owner, registry.broken()) == ("acme", {})
@@ -153,5 +155,5 @@ def test_looking_at_the_folder_reads_no_weights(registry, folders, monkeypatch) 
     for _ in range(5):
         registry.refresh()
     assert read == []
-    registry.read(registry.get("a"))
+    registry.read_with(registry.get("a"), read_weights)
     assert {file.name for file in read} == {WEIGHTS, "adapter_config.json"}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from app.engine.faults import fault_of
-from app.engine.request import Sampling
+from app.engine.faults import classify_error
+from app.engine.sampling_params import SamplingParams
 from app.errors import DeviceLost, EngineFault, OutOfMemory
 from tests.api.conftest import Running, ask, audio, events_of
 from tests.engine.driver import Driver, Job
@@ -51,11 +51,37 @@ def test_victims_are_told_to_come_back_and_the_rest_go_on(drive, expected, monke
     assert victim.tokens == expected(TWO_CLIPS)[:4]
     assert [first.tokens, second.tokens] == [expected(Job()), expected(neighbour)]
     assert failed[0] > 1  # with the others, of whom one may still wait for its adapter
-    assert failed[1:] == [1]  # then alone: only who fails alone is a victim
+    assert failed[1] == 1  # then alone, and once more when others have ended: only who fails then is a victim
     assert freed
     driver.assert_idle()
     del driver.engine.runner.decoder.step
     assert driver.ask(TWO_CLIPS)[0].tokens == expected(TWO_CLIPS)
+
+
+def test_who_has_no_memory_beside_others_waits_for_them(drive, expected):
+    """Not even its own step fits while others hold memory: it goes back to the queue, and says what it would have."""
+    driver: Driver = drive()
+    scheduler = driver.engine.scheduler
+    failed = exhaust(driver.engine, lambda s: len(s.request.clips) == 2 and len(scheduler.running) > 1)
+    neighbour = Job((("qv", 1.0),), (1,))
+    jobs = [Job(), TWO_CLIPS, neighbour]
+    answers = driver.ask(*jobs)
+    assert failed
+    assert [answer.error for answer in answers] == [None] * 3
+    assert [answer.tokens for answer in answers] == [expected(job) for job in jobs]
+    driver.assert_idle()
+
+
+def test_nobody_waits_for_memory_for_ever(drive, expected):
+    """A request for which there is none beside others is put back a few times, though new ones keep coming."""
+    driver: Driver = drive()
+    scheduler = driver.engine.scheduler
+    failed = exhaust(driver.engine, lambda s: len(s.request.clips) == 2 and len(scheduler.running) > 1)
+    answers = driver.ask(TWO_CLIPS, *[Job((), (wave % 4,), "a" * wave) for wave in range(12)])
+    assert failed
+    assert all(answer.done or isinstance(answer.error, OutOfMemory) for answer in answers)
+    assert all(answer.done for answer in answers[1:])
+    driver.assert_idle()
 
 
 def test_a_step_too_large_for_all_fits_each_alone(drive, expected):
@@ -78,10 +104,10 @@ def test_a_step_too_large_for_all_fits_each_alone(drive, expected):
 
 def test_no_memory_for_a_classification(drive, monkeypatch):
     driver: Driver = drive()
-    monkeypatch.setattr(driver.engine.runner, "moments", lambda clip: allocate())
+    monkeypatch.setattr(driver.engine.runner, "pool", lambda clip: allocate())
     clips = driver.messages(Job())[0].parts[:1]
     with pytest.raises(OutOfMemory):
-        driver.engine.listen(clips).result(10)
+        driver.engine.pool_audio(clips).result(10)
     driver.assert_idle()
     assert driver.ask(Job())[0].done
 
@@ -150,7 +176,7 @@ def test_a_grammar_that_raises_fails_its_own_request_alone(drive, expected, part
 
     driver: Driver = drive()
     driver.submit(Job())
-    driver.submit(TWO_CLIPS, Sampling(max_new_tokens=8), grammar=Faulty())
+    driver.submit(TWO_CLIPS, SamplingParams(max_new_tokens=8), grammar=Faulty())
     driver.submit(Job((("qv", 1.0),), (1,)))
     good, bad, other = driver.answers()
     assert isinstance(bad.error, EngineFault)
@@ -171,10 +197,10 @@ def test_sampling_that_raises_for_one_row_fails_that_row_alone(drive, expected, 
 
     monkeypatch.setattr(sampler, "_draw", draw)
     driver: Driver = drive()
-    drawn = Sampling(max_new_tokens=8, temperature=1.0, seed=7)
+    drawn = SamplingParams(max_new_tokens=8, temperature=1.0, seed=7)
     (alone,) = driver.ask(Job(), sampling=drawn)
     driver.submit(Job(), drawn)
-    driver.submit(Job(), Sampling(max_new_tokens=8, temperature=1.0, seed=13))
+    driver.submit(Job(), SamplingParams(max_new_tokens=8, temperature=1.0, seed=13))
     driver.submit(TWO_CLIPS)
     good, bad, greedy = driver.answers()
     assert isinstance(bad.error, EngineFault)
@@ -185,5 +211,5 @@ def test_sampling_that_raises_for_one_row_fails_that_row_alone(drive, expected, 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")])
 def test_what_counts_as_out_of_memory(error):
-    assert isinstance(fault_of(error, "no"), OutOfMemory)
-    assert isinstance(fault_of(RuntimeError("shapes differ"), "no"), EngineFault)
+    assert isinstance(classify_error(error, "no"), OutOfMemory)
+    assert isinstance(classify_error(RuntimeError("shapes differ"), "no"), EngineFault)

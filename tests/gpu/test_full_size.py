@@ -4,29 +4,32 @@ import queue
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from app.bench.workload import make_clip, make_prompt, write_adapters
-from app.engine.alone import shell_of
+from app.engine.config import EngineConfig
 from app.engine.engine import Engine
-from app.engine.limits import EngineLimits
+from app.engine.lora.peft_fallback import shell_of
 from app.engine.memory import plan_memory
-from app.engine.request import Done, Request, Sampling, Share, Token
-from app.model import random_weights as sizes
-from app.model.base import LoadedModel
-from app.registry.registry import Registry
+from app.engine.request import Done, LoRAWeight, Request, Token
+from app.engine.sampling_params import SamplingParams
+from app.models.loading import LoadedModel
+from app.models.qwen2_audio import QWEN2_AUDIO
+from app.models.weights.random_weights import random_weights
+from app.registry.local import LocalRegistry
 from app.settings import EMBEDDED_MODEL
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-LIMITS = EngineLimits(
+LIMITS = EngineConfig(
     max_resident=32,
     max_batch=64,
     max_queue=256,
@@ -39,16 +42,18 @@ NEW = 12
 DEVICE = "cuda"
 
 
-def build(layers: int, dtype: torch.dtype) -> LoadedModel:
+def build(layers: int, dtype: torch.dtype, weights: Any = "bfloat16") -> LoadedModel:
     """The 7B dimensions with so many layers; larger random weights, so that answers differ."""
-    sizes.SIZES["test"] = sizes.SIZES["7b"] | {"num_hidden_layers": layers}
+    full = QWEN2_AUDIO.sizes["7b"]
+    smaller = replace(full, text={**full.text, "num_hidden_layers": layers})
     torch.manual_seed(0)
-    return sizes.random_weights("test", str(EMBEDDED_MODEL), torch.device(DEVICE), dtype)
+    with patch.dict(QWEN2_AUDIO.sizes, {"test": smaller}):
+        return random_weights("test", str(EMBEDDED_MODEL), torch.device(DEVICE), dtype, weights)
 
 
 def engine_over(loaded: LoadedModel, root: Path) -> tuple[Engine, dict[str, Any], dict[str, Path]]:
     folders = write_adapters(loaded, root / "made", 8)
-    registry = Registry(root / "registry", loaded.spec, max_rank=64, keep_versions=2)
+    registry = LocalRegistry(root / "registry", loaded.spec, max_rank=64, keep_versions=2)
     registry.open()
     adapters = {name: registry.publish(folder, name) for name, folder in folders.items()}
     engine = Engine(loaded, registry, LIMITS, plan_memory(loaded, 8.0, LIMITS))
@@ -70,9 +75,9 @@ def ask(engine: Engine, loaded: LoadedModel, jobs: list[Job], pause: Callable[[]
     for job in jobs:
         clip = make_clip(loaded, job.clip)
         events: queue.Queue[Any] = queue.Queue()
-        shares = (Share(job.adapter),) if job.adapter else ()
-        sampling = Sampling(max_new_tokens=job.new, ignore_eos=True)
-        engine.submit(Request(tuple(make_prompt(loaded, clip)), (clip,), shares, sampling, events.put))
+        lora_weights = (LoRAWeight(job.adapter),) if job.adapter else ()
+        sampling = SamplingParams(max_new_tokens=job.new, ignore_eos=True)
+        engine.submit(Request(tuple(make_prompt(loaded, clip)), (clip,), lora_weights, sampling, events.put))
         queues.append(events)
         time.sleep(pause())
     answers = []
@@ -155,7 +160,7 @@ def test_all_layers_in_bfloat16_are_as_near_to_transformers_as_it_is_to_itself(t
     def spy(chunks: list[Any]) -> torch.Tensor:
         logits = step(chunks)
         for chunk, row in zip([c for c in chunks if c.final], logits, strict=True):
-            seen[chunk.sequence.request.shares[0].adapter.name].append(row.float().clone())
+            seen[chunk.sequence.request.lora_weights[0].adapter.name].append(row.float().clone())
         return logits
 
     engine.runner._logits = spy  # type: ignore[method-assign]

@@ -1,5 +1,6 @@
 """Streams that run while adapters on projections that nobody has used arrive, and fill the columns from cold."""
 
+import gc
 import itertools
 import queue
 import time
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from app.engine.alone import shell_of
 from app.engine.engine import Engine
+from app.engine.lora.peft_fallback import shell_of
 from app.engine.memory import plan_memory
-from app.engine.request import Done, Failed, Request, Sampling, Share, Token
-from app.registry.registry import Registry
+from app.engine.request import Done, Failed, LoRAWeight, Request, Token
+from app.engine.sampling_params import SamplingParams
+from app.registry.local import LocalRegistry
+from app.service.service import freeze_gc_heap
 from tests.gpu.test_full_size import LIMITS, build
 from tests.support import LM
 
@@ -55,7 +58,7 @@ def gaps_of(engine: Engine, arriving: list[Any], prompt: tuple[int, ...]) -> lis
 
         return emit
 
-    forever = Sampling(max_new_tokens=3000, ignore_eos=True)
+    forever = SamplingParams(max_new_tokens=3000, ignore_eos=True)
     running = [Request(prompt, (), (), forever, stream(index)) for index in range(STREAMS)]
     for request in running:
         engine.submit(request)
@@ -63,10 +66,14 @@ def gaps_of(engine: Engine, arriving: list[Any], prompt: tuple[int, ...]) -> lis
         time.sleep(0.01)
     begun = time.perf_counter()
     for adapter in arriving:
-        short = Sampling(max_new_tokens=24, ignore_eos=True)
+        short = SamplingParams(max_new_tokens=24, ignore_eos=True)
         engine.submit(
             Request(
-                prompt, (), (Share(adapter),), short, lambda e: ends.put(e) if isinstance(e, Done | Failed) else None
+                prompt,
+                (),
+                (LoRAWeight(adapter),),
+                short,
+                lambda e: ends.put(e) if isinstance(e, Done | Failed) else None,
             )
         )
         time.sleep(PAUSE)
@@ -90,7 +97,7 @@ def test_no_stream_waits_a_tenth_of_a_second(tmp_path: Path, capsys: Any) -> Non
         pattern = ALL if target == "all" else target if target == "lm_head" else LM + target
         folder = tmp_path / f"{seed}-{rank}"
         folders.append(make(loaded, folder, seed, pattern, rank))
-    registry = Registry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=2)
+    registry = LocalRegistry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=2)
     registry.open()
     adapters = [registry.publish(folder, f"arrives-{index}") for index, folder in enumerate(folders)]
     engine = Engine(loaded, registry, LIMITS, plan_memory(loaded, 8.0, LIMITS))
@@ -99,11 +106,14 @@ def test_no_stream_waits_a_tenth_of_a_second(tmp_path: Path, capsys: Any) -> Non
     started = time.perf_counter() - begun
     free = [f"{len(engine.runner.decoder._graphs)} graphs: {torch.cuda.mem_get_info()[0] >> 20} MiB free"]  # type: ignore[attr-defined]
     try:
+        freeze_gc_heap()  # as a server does, like the next line
+        torch.set_num_threads(1)
         found = [sorted(gaps_of(engine, adapters, tuple(range(3, 43)))) for _ in range(2)]
         while engine.runner.decoder._graphs._wanted:  # type: ignore[attr-defined]
             time.sleep(0.05)
         free.append(f"{len(engine.runner.decoder._graphs)} graphs: {torch.cuda.mem_get_info()[0] >> 20} MiB free")  # type: ignore[attr-defined]
     finally:
+        gc.unfreeze()
         engine.close()
     with capsys.disabled():
         for what, gaps in zip(("from cold", "again"), found, strict=True):

@@ -13,6 +13,7 @@ from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("trainer_program.py")), "train")
+HANG: dict[str, Any] = {"do": "silent", "until": "/nowhere/at/all"}  # a plan that never ends
 
 
 def plan(**fields: Any) -> bytes:

@@ -1,40 +1,17 @@
 """What one tenant may take of the training: turns, waiting jobs, kept jobs, bytes and hours."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app.errors import Conflict, QueueFull
-from app.jobs import command
 from app.jobs.job import Options
 from app.jobs.quotas import Quotas
 from app.jobs.runner import Jobs
-from tests.jobs.support import STAND_IN, make_jobs, plan, wait, wait_for, wait_for_step
+from tests.jobs.support import HANG, plan, wait, wait_for, wait_for_step
 
-HANG: dict[str, Any] = {"do": "silent", "until": "/nowhere/at/all"}
-
-
-@pytest.fixture(autouse=True)
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "TRAINER", STAND_IN)
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
-    made: list[Jobs] = []
-
-    def open_jobs(**quotas: Any) -> Jobs:
-        jobs = make_jobs(tmp_path / "jobs", quotas=Quotas(**quotas))
-        jobs.open()
-        made.append(jobs)
-        return jobs
-
-    yield open_jobs
-    for jobs in made:
-        jobs._grace_s = 0.2
-        jobs.close()
+pytestmark = pytest.mark.usefixtures("stand_in")
 
 
 def ask(jobs: Jobs, owner: str | None, more: bytes = b"", **fields: Any) -> str:
@@ -61,7 +38,7 @@ def test_tenants_take_turns(opened: Callable[..., Jobs]) -> None:
 
 
 def test_as_many_wait_as_may(opened: Callable[..., Jobs]) -> None:
-    jobs = opened(waiting=2)
+    jobs = opened(quotas=Quotas(waiting=2))
     first, second, _ = (ask(jobs, "acme") for _ in range(3))
     with pytest.raises(QueueFull, match="OVERTONE_MAX_WAITING_JOBS"):
         ask(jobs, "acme")
@@ -75,18 +52,18 @@ def test_as_many_wait_as_may(opened: Callable[..., Jobs]) -> None:
 
 
 def test_kept_jobs_and_their_bytes(opened: Callable[..., Jobs]) -> None:
-    jobs = opened(kept=2, disk=100_000)
+    jobs = opened(quotas=Quotas(kept=2, disk=100_000))
     done = wait_for(jobs, ask(jobs, "acme", b"x" * 40_000, do="crash"), "failed")
-    assert 40_000 <= jobs.use("acme").disk < 60_000
-    assert jobs.quotas.room("acme", jobs.use("acme").disk, 1 << 30) < 60_000
-    assert jobs.quotas.room(None, 1 << 40, 1 << 30) == 1 << 30
+    assert 40_000 <= jobs.use("acme").disk < 80_000
+    assert jobs.quotas.bytes_left("acme", jobs.use("acme").disk, 1 << 30) < 60_000
+    assert jobs.quotas.bytes_left(None, 1 << 40, 1 << 30) == 1 << 30
     other = wait_for(jobs, ask(jobs, "acme", b"x" * 60_000, do="crash"), "failed")
     with pytest.raises(Conflict, match=r"^2 training jobs .*OVERTONE_KEEP_JOBS.*purge=true"):
         ask(jobs, "acme")
     jobs.purge(done.id)
     with jobs.store.draft() as identity:  # a link to what another job has takes nothing twice
-        jobs.store.share_data(other, identity)
-        assert jobs.use("acme").disk <= 70_000
+        jobs.store.link_data(other, identity)
+        assert jobs.use("acme").disk <= 110_000
     ask(jobs, "acme", b"x" * 60_000, do="crash")
     jobs.quotas = Quotas(disk=100_000)
     with pytest.raises(Conflict, match=r"0\.1 GB|OVERTONE_TENANT_JOBS_GB"):
@@ -94,12 +71,24 @@ def test_kept_jobs_and_their_bytes(opened: Callable[..., Jobs]) -> None:
     ask(jobs, None)
 
 
+def test_small_files_and_folders_count_as_the_disk_counts_them(opened: Callable[..., Jobs]) -> None:
+    """Each takes a block and an inode, however few bytes it has."""
+    jobs = opened()
+    identity = wait_for(jobs, ask(jobs, "acme", do="crash"), "failed").id  # writes nothing any more
+    before = jobs.use("acme").disk
+    for number in range(50):
+        (folder := jobs.store.data(identity) / str(number)).mkdir()
+        (folder / "empty.wav").write_bytes(b"")
+    jobs._sizes.invalidate(identity)
+    assert jobs.use("acme").disk - before == 100 * 4096
+
+
 def test_a_run_ends_when_its_time_is_over(opened: Callable[..., Jobs]) -> None:
-    jobs = opened(hours=1.5 / 3600)
+    jobs = opened(quotas=Quotas(hours=1.5 / 3600))
     late = wait_for(jobs, ask(jobs, "acme"), "interrupted")
     assert "OVERTONE_JOB_HOURS" in str(late.error)
     assert "resume it from its last checkpoint" in str(late.error)
-    wait(lambda: not jobs._timers)
+    wait(lambda: not jobs._watches)
     jobs.quotas = Quotas()
     jobs.resume(late.id)
     wait_for_step(jobs, late.id)

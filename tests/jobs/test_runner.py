@@ -3,42 +3,22 @@
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from app.errors import Conflict, NotFound, StorageError
-from app.jobs import command
+from app.jobs.process import NICENESS, Child
 from app.jobs.runner import Jobs
 from app.jobs.store import JobStore
-from tests.jobs.support import STAND_IN, make_jobs, submit, wait, wait_for, wait_for_step
+from tests.commands import ROOT
+from tests.jobs.support import HANG, make_jobs, submit, wait, wait_for, wait_for_step
 
-HANG: dict[str, Any] = {"do": "silent", "until": "/nowhere/at/all"}
-
-
-@pytest.fixture(autouse=True)
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "TRAINER", STAND_IN)
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
-    """Opens runners over one folder; all are closed at the end."""
-    made: list[Jobs] = []
-
-    def open_jobs(**changed: Any) -> Jobs:
-        jobs = make_jobs(tmp_path / "jobs", **changed)
-        jobs.open()
-        made.append(jobs)
-        return jobs
-
-    yield open_jobs
-    for jobs in made:
-        jobs._grace_s = 0.2
-        jobs.close()
+pytestmark = pytest.mark.usefixtures("stand_in")
 
 
 def die(jobs: Jobs) -> None:
@@ -112,7 +92,7 @@ def test_cancel_and_resume_from_the_checkpoint(opened: Callable[..., Jobs], tmp_
     jobs = opened()
     identity = submit(jobs, do="fail", steps=3, until=tmp_path / "go")
     process = psutil.Process(wait_for_step(jobs, identity).pid)
-    assert process.nice() == 10
+    assert process.nice() == min(19, os.nice(0) + NICENESS)
     assert os.getpgid(process.pid) == process.pid
     jobs.cancel(identity)
     job = wait_for(jobs, identity, "cancelled")
@@ -292,5 +272,18 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_no_room_on_the_device(opened: Callable[..., Jobs]) -> None:
     jobs = opened(shortage=lambda: "no room")
     with pytest.raises(Conflict, match="no room"):
-        jobs.check_room()
+        jobs.check_memory()
     assert wait_for(jobs, submit(jobs, **HANG), "refused").error == "no room"
+
+
+def test_the_temporary_folder_of_a_killed_trainer_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    lines = "import time; from app.audio import forkserver; forkserver.preload(('json',)); time.sleep(600)"
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    child = Child.start([sys.executable, "-c", lines], tmp_path / "log", environment)
+    wait(lambda: any(temporary.glob("pymp-*/overtone-decoders")))
+    child.stop(0.0)
+    assert child.wait() is not None
+    assert list(temporary.iterdir()) == []

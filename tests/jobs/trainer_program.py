@@ -83,10 +83,10 @@ class Trainer:
 
     def publish(self) -> None:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
-        from app.model.base import spec_of
-        from app.registry.registry import Registry
+        from app.models.loading import spec_of
+        from app.registry.local import LocalRegistry
 
-        registry = Registry(Path(self.asked.registry), spec_of(self.asked.model), max_rank=256, keep_versions=5)
+        registry = LocalRegistry(Path(self.asked.registry), spec_of(self.asked.model), max_rank=256, keep_versions=5)
         registry.refresh()  # so that it knows the versions that are there
         owner = dict(one.split("=", 1) for one in self.asked.set).get("owner")
         made = registry.publish(Path(self.plan["adapter"]), self.asked.name, replace=True, owner=owner)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from app.model.base import LoadedModel
-from app.registry.registry import Registry
+from app.models.loading import LoadedModel
+from app.registry.local import LocalRegistry
 
 
 @pytest.fixture
-def registry(tmp_path: Path, loaded: LoadedModel) -> Registry:
-    made = Registry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=3)
+def registry(tmp_path: Path, loaded: LoadedModel) -> LocalRegistry:
+    made = LocalRegistry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=3)
     made.open()
     return made
 

@@ -2,14 +2,16 @@
 
 import gzip
 import io
+import os
 import tarfile
 import zipfile
 
 import pytest
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, OvertoneError, TooLarge
+from app.jobs.dataset import unpack_dataset
 from app.registry.archive import pack, unpack
-from app.registry.entries import ArchiveLimits
+from app.registry.archive_reader import ArchiveLimits
 from app.registry.sources import fetch
 
 LIMITS = ArchiveLimits(max_bytes=4 << 20, max_entries=20)
@@ -89,6 +91,28 @@ def test_bombs(make, name, tmp_path):
     with pytest.raises(TooLarge):
         unpack(bomb, "a.zip", tmp_path, LIMITS)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= LIMITS.max_bytes
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["/".join("f" * 40)], "40 folders deep"),
+        ([f"{i}/" + "/".join("abc") for i in range(6)], "more than 20 folders"),
+    ],
+)
+def test_folders_count_as_well(make, folders, words, tmp_path):
+    """A path of 1,000 characters names 500 folders, each of which takes room that no file has."""
+    entries = {f"{folder}/a.wav": b"" for folder in folders}
+    with pytest.raises(OvertoneError, match=words):
+        unpack_dataset(make(entries), "a.zip", tmp_path, LIMITS)
+    assert sum(len(made) for _, made, _ in os.walk(tmp_path)) <= LIMITS.max_entries
+
+
+def test_a_zip_of_too_many_files_is_refused_before_one_is_written(tmp_path):
+    with pytest.raises(TooLarge, match="more than 20 files"):
+        unpack_dataset(zipped({f"{i}.wav": b"x" for i in range(21)}), "a.zip", tmp_path, LIMITS)
+    assert names(tmp_path) == []
 
 
 def test_long_headers_count_as_well(tmp_path):

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.errors import AdapterRejected, BadRequest
-from app.model.head import Head, read_head
+from app.models.head import Head, read_head
+from app.registry.adapter_files.classifier_check import MAX_BYTES as MAX_HEAD_BYTES
+from app.registry.adapter_files.validate import validate
 from app.registry.archive import copy_adapter, unpack
-from app.registry.entries import ArchiveLimits
-from app.registry.head_check import MAX_BYTES as MAX_HEAD_BYTES
+from app.registry.archive_reader import ArchiveLimits
 from app.registry.sources import fetch
-from app.registry.validate import validate
 from tests.support import make_head
 
 LIMITS = ArchiveLimits(1 << 20)
@@ -150,12 +150,12 @@ def test_published_replaced_rolled_back_and_read(registry, tmp_path: Path) -> No
     assert first.manifest.metrics == {"after": {"accuracy": 0.9}}
     second = registry.publish(two, "sounds", replace=True)
     assert registry.versions("sounds") == [1, 2]
-    same(registry.read_head(first), read_head(one))  # the version it began with, now in the history
-    same(registry.read_head(second), read_head(two))
+    same(registry.read_with(first, read_head), read_head(one))  # the version it began with, now in the history
+    same(registry.read_with(second, read_head), read_head(two))
     back = registry.rollback("sounds")
     assert back.version == 1
-    same(registry.read_head(back), read_head(one))
-    same(registry.read_head(second), read_head(two))
+    same(registry.read_with(back, read_head), read_head(one))
+    same(registry.read_with(second, read_head), read_head(two))
     registry.remove("sounds")
     assert registry.names() == []
 

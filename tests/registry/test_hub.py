@@ -5,19 +5,22 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+
+from tests.loopback import loopback
+
+pytestmark = pytest.mark.slow
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import sys
 from pathlib import Path
 from app.errors import OvertoneError
-from app.registry.entries import ArchiveLimits
+from app.registry.archive_reader import ArchiveLimits
 from app.registry.sources import fetch
 try:
     fetch(sys.argv[1], Path(sys.argv[2]), roots=(), prefixes=["hf://acme"], limits=ArchiveLimits(int(sys.argv[3])))
@@ -61,14 +64,8 @@ def hub(folders) -> Iterator[tuple[str, list[str]]]:
             if body:
                 self.wfile.write(data)
 
-        def log_message(self, *args) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with loopback(Hub) as address:
+        yield address, asked
 
 
 def fetched(address: str, source: str, target: Path, room: int) -> str:

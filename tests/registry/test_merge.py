@@ -9,11 +9,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from app.errors import AdapterNotFound, BadRequest, Conflict
-from app.model.base import LoadedModel
-from app.model.prompt import Message
-from app.registry.keys import translate
+from app.models.loading import LoadedModel
+from app.models.prompt import Message
+from app.registry.adapter_files.keys import translate
+from app.registry.adapter_files.weights import read_weights
+from app.registry.local import LocalRegistry
 from app.registry.merge import merge
-from app.registry.registry import Registry
 from tests.layouts import PATHS, save, trained
 from tests.support import mix_adapters, oracle, oracle_model, peft_model
 
@@ -21,7 +22,7 @@ MESSAGES = [Message("user", ("go on",))]
 
 
 @pytest.fixture
-def filled(registry: Registry, folders: dict[str, Path]) -> Registry:
+def filled(registry: LocalRegistry, folders: dict[str, Path]) -> LocalRegistry:
     for name in ("qv", "qv2", "rslora", "tower", "projector", "dora"):
         registry.publish(folders[name], name)
     return registry
@@ -33,7 +34,7 @@ def answer(model: object, loaded: LoadedModel) -> list[int]:
 
 @pytest.mark.parametrize("parts", [{"qv": 0.6, "qv2": 0.4}, {"qv": 1.0, "rslora": -0.5, "qv2": 0.3}])
 def test_linear_is_the_mix(
-    filled: Registry, folders: dict[str, Path], loaded: LoadedModel, parts: dict[str, float]
+    filled: LocalRegistry, folders: dict[str, Path], loaded: LoadedModel, parts: dict[str, float]
 ) -> None:
     made = merge(filled, oracle_model(loaded), parts, "linear", "both")
     ours = answer(peft_model(loaded, filled.folder(made)), loaded)
@@ -45,7 +46,7 @@ def test_linear_is_the_mix(
 
 @pytest.mark.parametrize(("how", "theirs"), [("ties", "ties"), ("dare", "dare_linear")])
 def test_ties_and_dare_are_pefts(
-    filled: Registry, folders: dict[str, Path], loaded: LoadedModel, how: str, theirs: str
+    filled: LocalRegistry, folders: dict[str, Path], loaded: LoadedModel, how: str, theirs: str
 ) -> None:
     made = merge(filled, oracle_model(loaded), {"qv": 0.6, "qv2": 0.4}, how, "both")
     model = PeftModel.from_pretrained(oracle_model(loaded), str(folders["qv"]), adapter_name="one")
@@ -59,7 +60,7 @@ def test_ties_and_dare_are_pefts(
         torch.testing.assert_close(tensor, state[name.replace(".weight", ".mixed.weight")])
 
 
-def test_what_cannot_be_merged_is_refused(filled: Registry, loaded: LoadedModel) -> None:
+def test_what_cannot_be_merged_is_refused(filled: LocalRegistry, loaded: LoadedModel) -> None:
     model = oracle_model(loaded)
     for parts, how, words in [
         ({"qv": 1.0}, "linear", "two adapters"),
@@ -78,7 +79,7 @@ def test_what_cannot_be_merged_is_refused(filled: Registry, loaded: LoadedModel)
 
 @pytest.mark.parametrize("layout", ["today", "older"])
 def test_what_is_merged_is_what_was_trained(
-    layout: str, registry: Registry, tmp_path: Path, loaded: LoadedModel
+    layout: str, registry: LocalRegistry, tmp_path: Path, loaded: LoadedModel
 ) -> None:
     """rsLoRA first, ranks and alphas by pattern, names of older transformers: the sum of what each adds."""
     ways = {
@@ -93,7 +94,9 @@ def test_what_is_merged_is_what_was_trained(
             if isinstance(layer, LoraLayer):
                 delta = {"one": 0.6, "two": -0.4}[name] * layer.get_delta_weight("default")
                 wanted[translate(path)] = wanted.get(translate(path), 0) + delta
-    made = registry.read(merge(registry, oracle_model(loaded), {"one": 0.6, "two": -0.4}, "linear", "both"))
+    made = registry.read_with(
+        merge(registry, oracle_model(loaded), {"one": 0.6, "two": -0.4}, "linear", "both"), read_weights
+    )
     assert made.lora.keys() == wanted.keys()
     for path, pair in made.lora.items():
         torch.testing.assert_close(pair.scaling * pair.b @ pair.a, wanted[path], rtol=1e-4, atol=1e-5)

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-import app.registry.describe as describe_module
-import app.registry.registry as registry_module
+import app.registry.adapter_files.describe as describe_module
+import app.registry.folder as registry_module
+from app.access.caller import Caller
 from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, NotFound
-from app.registry.registry import Registry
-from app.registry.weights import read_weights
+from app.registry.adapter_files.weights import read_weights
+from app.registry.local import LocalRegistry
+from app.registry.tenant_view import TenantRegistry
 
 
 def same_weights(one, other) -> bool:
     return all(torch.equal(pair.a, other.lora[path].a) for path, pair in one.lora.items())
 
 
-def reopened(registry: Registry, loaded) -> Registry:
-    again = Registry(registry.root, loaded.spec, max_rank=64, keep_versions=3)
+def reopened(registry: LocalRegistry, loaded) -> LocalRegistry:
+    again = LocalRegistry(registry.root, loaded.spec, max_rank=64, keep_versions=3)
     again.open()
     return again
 
@@ -53,8 +55,8 @@ def test_taken_names_and_replacing(registry, folders):
     second = registry.publish(folders["rslora"], "a", replace=True)
     assert (first.version, second.version) == (1, 2)
     assert registry.versions("a") == [1, 2]
-    assert same_weights(registry.read(first), read_weights(folders["qv"]))
-    assert same_weights(registry.read(second), read_weights(folders["rslora"]))
+    assert same_weights(registry.read_with(first, read_weights), read_weights(folders["qv"]))
+    assert same_weights(registry.read_with(second, read_weights), read_weights(folders["rslora"]))
 
 
 def test_rollback_and_numbers_that_only_grow(registry, folders):
@@ -62,7 +64,7 @@ def test_rollback_and_numbers_that_only_grow(registry, folders):
         registry.publish(folders[kind], "a", replace=True)
     assert registry.rollback("a").version == 2
     assert registry.rollback("a", 1).version == 1
-    assert same_weights(registry.read(registry.get("a")), read_weights(folders["qv"]))
+    assert same_weights(registry.read_with(registry.get("a"), read_weights), read_weights(folders["qv"]))
     with pytest.raises(NotFound, match="no such older version"):
         registry.rollback("a", 9)
     assert registry.publish(folders["qv"], "a", replace=True).version == 4
@@ -72,12 +74,55 @@ def test_remove_keeps_the_history_and_running_requests_their_version(registry, f
     adapter = registry.publish(folders["qv"], "a")
     registry.remove("a")
     assert registry.names() == []
-    assert same_weights(registry.read(adapter), read_weights(folders["qv"]))
+    assert same_weights(registry.read_with(adapter, read_weights), read_weights(folders["qv"]))
     assert reopened(registry, loaded).names() == []
     assert registry.publish(folders["qv2"], "a").version == 2
     registry.publish(folders["qv"], "abc-def")
     with pytest.raises(AdapterNotFound, match="did you mean abc-def"):
         registry.get("abc-deg")
+
+
+def test_a_removed_adapter_comes_back_by_a_rollback(registry, folders, loaded):
+    for kind in ("qv", "qv2", "rslora"):
+        registry.publish(folders[kind], "a", replace=True)
+    assert registry.removed() == {}
+    registry.remove("a")
+    again = reopened(registry, loaded)
+    for view in (registry, again):
+        assert view.removed() == {"a": [1, 2, 3]}
+    back = again.rollback("a")
+    assert (back.version, again.removed(), again.versions("a")) == (3, {}, [1, 2, 3])
+    assert same_weights(again.read_with(back, read_weights), read_weights(folders["rslora"]))
+    assert registry.refresh() == ["a"]
+    registry.remove("a")
+    with pytest.raises(NotFound, match="no such older version; there are: 1, 2, 3"):
+        registry.rollback("a", 4)
+    assert registry.rollback("a", 1).version == 1
+    assert same_weights(registry.read_with(registry.get("a"), read_weights), read_weights(folders["qv"]))
+    assert registry.publish(folders["qv"], "a", replace=True).version == 4
+    with pytest.raises(AdapterNotFound):
+        registry.rollback("never")
+
+
+def test_a_removed_adapter_comes_back_for_its_owner_alone(registry, folders):
+    acme, other, operator = (
+        TenantRegistry(registry, caller)
+        for caller in (Caller("a", tenant="acme"), Caller("b", tenant="other"), Caller("c"))
+    )
+    acme.publish(folders["qv"], "a")
+    acme.remove("a")
+    assert (acme.removed(), other.removed(), operator.removed()) == ({"a": [1]}, {}, {"a": [1]})
+    with pytest.raises(AdapterNotFound) as hidden:
+        other.rollback("a")
+    assert "removed" not in str(hidden.value)
+    with pytest.raises(AdapterNotFound, match="it was removed, and rolling it back makes version 1 current"):
+        acme.get("a")
+    other.publish(folders["qv2"], "a")  # the name is free
+    other.remove("a")
+    assert (acme.removed(), other.removed()) == ({"a": [1]}, {"a": [2]})
+    with pytest.raises(NotFound):
+        acme.rollback("a", 2)
+    assert (acme.rollback("a").version, registry.owner("a")) == (1, "acme")
 
 
 def overwrite(source: Path, target: Path) -> None:
@@ -93,7 +138,7 @@ def test_a_number_stands_for_one_set_of_weights_whatever_hands_do(registry, fold
     def look():
         registry.refresh()
         adapter = registry.get("a")
-        read = registry.read(adapter)
+        read = registry.read_with(adapter, read_weights)
         assert same_weights(read, weights.setdefault(adapter.uid, read)), adapter.uid
         return adapter.version
 
@@ -119,28 +164,28 @@ def test_a_version_changed_on_disk_is_not_read_as_what_it_was(registry, folders)
     adapter = registry.publish(folders["qv"], "a")
     shutil.copy(folders["qv2"] / "adapter_model.safetensors", registry.root / "a")
     with pytest.raises(Conflict, match="changed on disk"):
-        registry.read(adapter)
+        registry.read_with(adapter, read_weights)
 
 
 def test_a_number_is_not_rolled_back_to_for_other_weights(registry, folders):
     """A version whose files were changed in the history comes back under a number of its own."""
     shutil.copytree(folders["qv"], registry.root / "a")
     registry.refresh()
-    old, read = registry.get("a"), registry.read(registry.get("a"))
+    old, read = registry.get("a"), registry.read_with(registry.get("a"), read_weights)
     registry.publish(folders["rslora"], "a", replace=True)
     assert registry.rollback("a").uid == old.uid
     registry.publish(folders["rslora"], "a", replace=True)
     shutil.copy(folders["qv2"] / "adapter_model.safetensors", registry.root / ".history" / "a" / "1")
     back = registry.rollback("a", 1)
     assert back.version == 4
-    assert same_weights(registry.read(back), read_weights(folders["qv2"]))
-    assert not same_weights(registry.read(back), read)
+    assert same_weights(registry.read_with(back, read_weights), read_weights(folders["qv2"]))
+    assert not same_weights(registry.read_with(back, read_weights), read)
 
 
 def test_weights_that_were_read_stay_when_their_file_is_overwritten(registry, folders):
     """A mapped file would change them, and kill the process once it is cut."""
     adapter = registry.publish(folders["qv"], "a")
-    read = registry.read(adapter)
+    read = registry.read_with(adapter, read_weights)
     file = registry.root / "a" / "adapter_model.safetensors"
     shutil.copyfile(folders["qv2"] / "adapter_model.safetensors", file)
     assert same_weights(read, read_weights(folders["qv"]))
@@ -150,13 +195,13 @@ def test_weights_that_were_read_stay_when_their_file_is_overwritten(registry, fo
 
 def test_two_processes_share_a_folder(registry, folders, loaded, monkeypatch):
     """A command beside a running service neither spoils what that is writing nor loses a version."""
-    check = registry.check
+    check = registry.adapters.check
 
     def interrupted(folder):
         reopened(registry, loaded)
         return check(folder)
 
-    monkeypatch.setattr(registry, "check", interrupted)
+    monkeypatch.setattr(registry.adapters, "check", interrupted)
     registry.publish(folders["qv"], "a")
     monkeypatch.undo()
     other = reopened(registry, loaded)
@@ -172,14 +217,14 @@ def test_two_processes_share_a_folder(registry, folders, loaded, monkeypatch):
 
 def test_a_change_during_a_publish_is_told(registry, folders, loaded, monkeypatch):
     registry.publish(folders["qv"], "a")
-    check = registry.check
+    check = registry.adapters.check
 
     def interrupted(folder):
         monkeypatch.undo()
         reopened(registry, loaded).publish(folders["qv2"], "a", replace=True)
         return check(folder)
 
-    monkeypatch.setattr(registry, "check", interrupted)
+    monkeypatch.setattr(registry.adapters, "check", interrupted)
     with pytest.raises(Conflict, match="same moment"):
         registry.publish(folders["rslora"], "a", replace=True)
     assert reopened(registry, loaded).versions("a") == [1, 2]
@@ -193,7 +238,7 @@ def test_links_are_published_as_what_they_lead_to(registry, copy, folders, tmp_p
     adapter = registry.publish(folder, "a")
     published = registry.folder(adapter) / "adapter_model.safetensors"
     assert not published.is_symlink()
-    assert same_weights(registry.read(adapter), read_weights(folders["qv"]))
+    assert same_weights(registry.read_with(adapter, read_weights), read_weights(folders["qv"]))
 
 
 def test_nothing_waits_for_long_work_on_files(registry, folders, monkeypatch):
@@ -243,15 +288,15 @@ def test_old_versions_are_pruned(registry, folders):
 
 def test_what_was_current_is_kept_for_those_who_wait(tmp_path, loaded, folders, monkeypatch):
     """Also after a rollback, which puts a low number behind higher ones."""
-    registry = Registry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=1, grace_s=60)
+    registry = LocalRegistry(tmp_path / "registry", loaded.spec, max_rank=64, keep_versions=1, grace_s=60)
     registry.open()
     first, second = (registry.publish(folders["qv"], "a", replace=True) for _ in range(2))
     registry.rollback("a")
     for _ in range(4):
         registry.publish(folders["qv2"], "a", replace=True)
-    assert same_weights(registry.read(first), registry.read(second))
+    assert same_weights(registry.read_with(first, read_weights), registry.read_with(second, read_weights))
     later = time.monotonic() + 61
-    monkeypatch.setattr("app.registry.store.time.monotonic", lambda: later)
+    monkeypatch.setattr("app.registry.disk.time.monotonic", lambda: later)
     registry.publish(folders["qv"], "a", replace=True)
     assert registry.versions("a") == [6, 7]
 
@@ -291,7 +336,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_version_whole(
     assert again.broken() == {}
     if after is not None:
         kind = {1: "qv", 2: "qv2", 3: "rslora"}[after] if history != "new" else "rslora"
-        assert same_weights(again.read(again.get("a")), read_weights(folders[kind]))
+        assert same_weights(again.read_with(again.get("a"), read_weights), read_weights(folders[kind]))
     assert again.publish(folders["qv"], "a", replace=True).version > (after or 0)
 
 
@@ -309,7 +354,9 @@ def test_a_crash_in_a_rollback_leaves_either_version_and_the_history_whole(
     again = reopened(registry, loaded)
     assert again.get("a").version in (1, 3)
     assert (again.versions("a"), again.broken()) == ([1, 2, 3], {})
-    assert same_weights(again.read(again.get("a")), read_weights(folders[kinds[again.get("a").version - 1]]))
+    assert same_weights(
+        again.read_with(again.get("a"), read_weights), read_weights(folders[kinds[again.get("a").version - 1]])
+    )
 
 
 def test_a_crash_in_a_removal_removes_all_or_nothing(registry, folders, loaded, monkeypatch):
@@ -319,7 +366,7 @@ def test_a_crash_in_a_removal_removes_all_or_nothing(registry, folders, loaded, 
         registry.remove("a")
     monkeypatch.undo()
     again = reopened(registry, loaded)
-    assert same_weights(again.read(again.get("a")), read_weights(folders["qv"]))
+    assert same_weights(again.read_with(again.get("a"), read_weights), read_weights(folders["qv"]))
 
 
 def _crash_at(step: str, monkeypatch) -> None:
@@ -412,7 +459,7 @@ def test_publishing_while_the_folder_is_watched(registry, folders):
 
 def test_a_publish_during_a_look_wins(registry, folders, monkeypatch):
     shutil.copytree(folders["qv"], registry.root / "a")
-    check = registry.check
+    check = registry.adapters.check
 
     def interrupted(folder):
         report = check(folder)
@@ -421,7 +468,7 @@ def test_a_publish_during_a_look_wins(registry, folders, monkeypatch):
             registry.publish(folders["rslora"], "a", replace=True)
         return report
 
-    monkeypatch.setattr(registry, "check", interrupted)
+    monkeypatch.setattr(registry.adapters, "check", interrupted)
     registry.refresh()
-    assert same_weights(registry.read(registry.get("a")), read_weights(folders["rslora"]))
+    assert same_weights(registry.read_with(registry.get("a"), read_weights), read_weights(folders["rslora"]))
     assert registry.refresh() == []

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from app.errors import AdapterNotFound, AdapterRejected, BadRequest, Conflict, SharedStoreFailed
-from app.registry import object_store
-from app.registry.object_store import ObjectStore
-from app.registry.shared import SharedRegistry, open_registry
-from app.registry.state import Name, State, Version
-from app.registry.weights import read_weights
+from app.registry import remote as object_store
+from app.registry.adapter_files.weights import read_weights
+from app.registry.disk import Store
+from app.registry.remote import RemoteStore
+from app.registry.replicated import ReplicatedRegistry, open_registry
+from app.registry.replicated_state import Name, State, Version
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def store(tmp_path: Path) -> Path:
 def replica(tmp_path: Path, store: Path, loaded):
     """`replica("one")`: a registry with a folder of its own; the same name again is a restart."""
 
-    def make(name: str) -> SharedRegistry:
+    def make(name: str) -> ReplicatedRegistry:
         made = open_registry(tmp_path / name, loaded.spec, max_rank=64, keep_versions=2, shared=f"file://{store}")
         made.open()
         return made
@@ -38,12 +39,29 @@ def replica(tmp_path: Path, store: Path, loaded):
 
 
 def holds(registry, name: str, folder: Path) -> bool:
-    expected, found = read_weights(folder), registry.read(registry.get(name))
+    expected, found = read_weights(folder), registry.read_with(registry.get(name), read_weights)
     return all(torch.equal(pair.a, found.lora[path].a) for path, pair in expected.lora.items())
 
 
 def newest(store: Path) -> Path:
     return max((store / "states").glob("[0-9]*.json"))
+
+
+def test_a_held_version_waits_on_every_replica(replica, folders):
+    one, two = replica("one"), replica("two")
+    one.publish(folders["qv"], "a")
+    one.publish(folders["rslora"], "a", replace=True, hold=True)
+    two.refresh()
+    for registry in (one, two):
+        assert (registry.get("a").uid, registry.versions("a")) == ("a@1", [1, 2])
+        assert holds(registry, "a", folders["qv"])
+    assert two.rollback("a", 2).uid == "a@2"
+    one.refresh()
+    for registry in (one, two):
+        assert holds(registry, "a", folders["rslora"])
+    one.publish(folders["qv2"], "a", replace=True, hold=True)
+    two.refresh()
+    assert (two.get("a").uid, two.versions("a")[-1]) == ("a@2", 3)
 
 
 def test_publish_replace_rollback_and_remove_reach_the_others(replica, folders):
@@ -57,7 +75,7 @@ def test_publish_replace_rollback_and_remove_reach_the_others(replica, folders):
     one.refresh()
     assert holds(one, "a", folders["rslora"])
     assert one.versions("a") == two.versions("a") == [1, 2]
-    assert two.read(first).lora, "a request that began with the old version still finds it"
+    assert two.read_with(first, read_weights).lora, "a request that began with the old version still finds it"
     assert one.rollback("a").uid == "a@1"
     two.refresh()
     assert two.get("a").uid == "a@1"
@@ -67,13 +85,18 @@ def test_publish_replace_rollback_and_remove_reach_the_others(replica, folders):
     one.refresh()
     with pytest.raises(AdapterNotFound):
         one.get("a")
+    assert one.removed() == two.removed() == {"a": [1, 2]}
+    assert one.rollback("a").uid == "a@2"
+    two.refresh()
+    assert (two.removed(), holds(two, "a", folders["rslora"])) == ({}, True)
+    two.remove("a")
     assert one.publish(folders["qv2"], "a").uid == "a@3", "a number is never given twice"
 
 
 def test_a_name_that_is_not_known_is_looked_for_at_once(replica, folders):
     one, two = replica("one"), replica("two")
     one.publish(folders["qv"], "a")
-    two.look_for("a")
+    two.fetch_missing("a")
     assert two.get("a").uid == "a@1"
 
 
@@ -136,7 +159,7 @@ def test_a_crash_leaves_the_old_version_or_the_new_one(step, replica, folders, m
     place = {
         "put_file": (type(one.shared._system), "put_file"),
         "link": (object_store.os, "link"),
-        "rename": (one._store, "switch"),
+        "rename": (Store, "switch"),
     }[step]
     monkeypatch.setattr(*place, crash)
     with pytest.raises(Crash):
@@ -193,8 +216,8 @@ def test_while_the_store_is_away_what_is_held_is_served(replica, folders, store,
         lambda: one.publish(folders["qv"], "b"),
         lambda: one.remove("a"),
         lambda: one.rollback("a"),
-        lambda: one.choices.change(lambda chosen: chosen.update({"": "a"})),
-        lambda: one.tell_unload(None),
+        lambda: one.defaults.change(lambda chosen: chosen.update({"": "a"})),
+        lambda: one.announce_unload(None),
     ):
         with pytest.raises(SharedStoreFailed, match="its folder is not there"):
             change()
@@ -211,18 +234,18 @@ def test_selection_and_unloads_are_shared(replica, folders):
     one, two = replica("one"), replica("two")
     freed: list[list[str] | None] = []
     two.on_unload, one.on_unload = freed.append, lambda names: pytest.fail("its own")
-    one.choices.change(lambda chosen: chosen.update({"": "a", "tenant": "b"}))
-    one.tell_unload(["a"])
-    one.tell_unload(None)
+    one.defaults.change(lambda chosen: chosen.update({"": "a", "tenant": "b"}))
+    one.announce_unload(["a"])
+    one.announce_unload(None)
     one.refresh()
     two.refresh()
-    assert two.choices.all() == {"": "a", "tenant": "b"}
+    assert two.defaults.all() == {"": "a", "tenant": "b"}
     assert freed == [["a"], None]
     two.refresh()
     assert len(freed) == 2
     freed.clear()
     for _ in range(40):  # more than are kept
-        one.tell_unload(["a"])
+        one.announce_unload(["a"])
     two.refresh()
     assert freed == [None]
     replica("three").on_unload = lambda names: pytest.fail("it was not there")
@@ -248,7 +271,7 @@ def test_what_lies_in_the_folder_at_first_is_published_and_later_changes_are_und
 def test_a_restart_fetches_nothing_again(replica, folders, monkeypatch):
     replica("one").publish(folders["qv"], "a")
     two = replica("two")
-    monkeypatch.setattr(ObjectStore, "download", lambda *_: pytest.fail("downloaded again"))
+    monkeypatch.setattr(RemoteStore, "download", lambda *_: pytest.fail("downloaded again"))
     assert replica("two").get("a").files == two.get("a").files
 
 
@@ -262,13 +285,13 @@ def test_versions_beyond_those_kept_leave_the_store(replica, folders, store):
 
 def test_old_states_go_and_a_write_among_them_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(object_store, "STATES_KEPT", 3)
-    store, slow = ObjectStore(f"file://{tmp_path}"), ObjectStore(f"file://{tmp_path}")
+    store, slow = RemoteStore(f"file://{tmp_path}"), RemoteStore(f"file://{tmp_path}")
     store.change(lambda state: None)
 
     def edit(state):
         for _ in range(8):
             store.change(lambda state: None)
-        monkeypatch.setattr(ObjectStore, "read", lambda self: State(number=1))
+        monkeypatch.setattr(RemoteStore, "read", lambda self: State(number=1))
 
     with pytest.raises(Conflict, match="so long"):
         slow.change(edit)
@@ -280,7 +303,7 @@ def test_old_states_go_and_a_write_among_them_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("url", ["memory://x", "http://host/x", "simplecache::s3://bucket/x", "nonsense://x"])
 def test_a_store_that_would_write_twice_is_refused(url):
     with pytest.raises(BadRequest, match="refuse to write an object twice"):
-        ObjectStore(url)
+        RemoteStore(url)
 
 
 class Bucket(fsspec.get_filesystem_class("memory")):
@@ -302,7 +325,7 @@ class Bucket(fsspec.get_filesystem_class("memory")):
 
 def test_an_object_store_whose_client_tries_again(tmp_path, monkeypatch, folders):
     monkeypatch.setattr(object_store.fsspec.core, "url_to_fs", lambda url, **_: (Bucket(), "/bucket"))
-    one, two = ObjectStore("s3://bucket"), ObjectStore("s3://bucket")
+    one, two = RemoteStore("s3://bucket"), RemoteStore("s3://bucket")
     Bucket.answers = [OSError("412 of its own second try")]
     version = one.upload(folders["qv"], "a", None)
     state = one.change(lambda state: state.add("a", 1, version, 5) and None)
@@ -311,7 +334,7 @@ def test_an_object_store_whose_client_tries_again(tmp_path, monkeypatch, folders
         two.change(lambda state: state.add("a", 1, version, 5) and None)
     two.download(version, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(version.files)
-    one.discard([version])
+    one.delete([version])
     with pytest.raises(AdapterRejected, match="missing"):
         two.download(version, tmp_path)
 

@@ -1,17 +1,17 @@
 """Sources that a stranger names: nothing outside the lists is asked, and nobody is sent elsewhere."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from app.errors import AdapterRejected, BadRequest, Forbidden, TooLarge
 from app.jobs.dataset import allowed_dataset
-from app.registry.entries import ArchiveLimits
+from app.registry.archive_reader import ArchiveLimits
 from app.registry.sources import fetch
+from tests.loopback import loopback
 
 LIMITS = ArchiveLimits(1 << 20)
 ALLOWED = ("hf://acme/", "s3://bucket/team", "https://models.example/pub/", "memory://safe")
@@ -38,18 +38,8 @@ def serving(answer: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[tu
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with loopback(Handler) as address:
+        yield address, asked
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
-from app.engine.alone import shell_of
+from app.engine.lora.peft_fallback import shell_of
 from app.errors import BadRequest
-from app.registry.plain import read_plain, wrap
-from app.registry.tuners import REFUSED, SERVED
-from app.registry.validate import validate
-from app.registry.weights import read_weights
+from app.registry.adapter_files.plain_peft import read_plain, wrap
+from app.registry.adapter_files.tuners import REFUSED, SERVED
+from app.registry.adapter_files.validate import validate
+from app.registry.adapter_files.weights import read_weights
 from tests.layouts import LAYOUTS, PATHS, WEIGHTS, Older, logits, save, trained
 from tests.support import oracle_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, about choices made here on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # PEFT's, about choices made here on purpose
+]
 T = ["q_proj", "v_proj", "up_proj"]
 EVERYWHERE = r".*\.(q_proj|fc1|linear|down_proj)"
 TUNERS: dict[str, Callable[[], PeftConfig]] = {
@@ -205,7 +208,7 @@ def test_a_file_translated_by_halves_is_refused(loaded, tmp_path):
         (problem,) = check(folder, loaded).problems
         assert "alpha_pattern" in problem
         assert pattern in problem
-        assert "cannot be told" in problem
+        assert "it is not known" in problem
         assert check(edit(folder, alpha_pattern={"o_proj": 99}), loaded).ok  # it fits nothing in any layout
 
 

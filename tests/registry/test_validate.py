@@ -12,13 +12,13 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
-from app.engine.alone import shell_of
-from app.model.base import combine_checksums, weight_checksums
-from app.registry.keys import module_path
-from app.registry.manifest import BaseModelRef, Manifest, dump_manifest
-from app.registry.plain import read_plain, wrap
-from app.registry.validate import validate
-from app.registry.weights import read_weights, tensor_paths
+from app.engine.lora.peft_fallback import shell_of
+from app.models.loading import combine_checksums, weight_checksums
+from app.registry.adapter_files.keys import module_path
+from app.registry.adapter_files.manifest import BaseModelRef, Manifest, dump_manifest
+from app.registry.adapter_files.plain_peft import read_plain, wrap
+from app.registry.adapter_files.validate import validate
+from app.registry.adapter_files.weights import read_weights, tensor_paths
 from tests.support import ADAPTERS, LM, QV, make_adapter
 
 ALONE = {"dora", "bias", "lora-bias", "embedding", "saved-head"}

@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import load_file
 
 from app.errors import AdapterRejected, BadRequest, OvertoneError, TooLarge
+from app.registry.adapter_files.manifest import read_manifest
+from app.registry.adapter_files.validate import validate
 from app.registry.archive import copy_adapter, unpack
-from app.registry.entries import ArchiveLimits
-from app.registry.manifest import read_manifest
-from app.registry.validate import validate
+from app.registry.archive_reader import ArchiveLimits
 from tests.registry.test_archive import tarred, zipped
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -10,10 +10,12 @@ import pytest
 
 from app.access.keys import KeyRecord, digest, new_key, write_keys
 from app.jobs import command
-from app.jobs.words import without_folders
-from app.registry.registry import Registry
-from app.registry.store import Store
+from app.jobs.redact import without_folders
+from app.registry.base import Registry
+from app.registry.disk import Store
+from app.registry.folder import AdapterFolder
 from app.service import Service
+from app.service.adapters import TenantAdapters
 from tests.api.conftest import Running, adapter_folders, audio, model_folder, running, settings, until
 from tests.jobs.support import STAND_IN, plan
 
@@ -33,11 +35,11 @@ def full(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
-        (Service, "shares", angry),
-        (Service, "hear", angry),
-        (Service, "hear", full),
+        (TenantAdapters, "resolve", angry),
+        (Service, "read_clips", angry),
+        (Service, "read_clips", full),
         (Registry, "all", angry),
-        (Registry, "check", full),
+        (AdapterFolder, "check", full),
         (Store, "staged", full),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from app.audio.decode import Recording
 from app.audio.ffmpeg import DEMUXERS
-from app.audio.pool import MEMORY_BYTES
+from app.audio.worker import MEMORY_BYTES
 from tests.audio.makers import by_soundfile, noise
 from tests.audio.mutations import MOST_BYTES, damaged
 from tests.audio.seeds import BY_AV, Seed, all_seeds, made

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import OvertoneError
+from app.registry.adapter_files.validate import validate
 from app.registry.archive import unpack
-from app.registry.entries import ArchiveLimits
-from app.registry.validate import validate
+from app.registry.archive_reader import ArchiveLimits
 from tests.api.conftest import wav
 
 SLOWEST_S = 10.0

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from app.bench.client import Reply
-from app.bench.soak.clients import Asked
-from app.bench.soak.footprint import Footprint
+from app.bench.soak.clients import CompletedRequest
 from app.bench.soak.operator import Operator
+from app.bench.soak.resources import ResourceUsage
 from app.bench.soak.verdict import judge
 
 ALTO = (("alto.0", 1.0),)
@@ -23,9 +23,11 @@ async def operator():
         yield known
 
 
-def asked(kind: str, body: dict, adapter: str | None = "alto", status: int = 200, said: str | None = None) -> Asked:
+def asked(
+    kind: str, body: dict, adapter: str | None = "alto", status: int = 200, said: str | None = None
+) -> CompletedRequest:
     text = body.get("text", "") if said is None else said
-    return Asked("client-7", adapter, 0, 0, 10.0, Reply(status, kind, body, text, 1.0))
+    return CompletedRequest("client-7", adapter, 0, 0, 10.0, Reply(status, kind, body, text, 1.0))
 
 
 def answer(text: str, name: str = "alto", version: int | None = 1) -> dict:
@@ -64,7 +66,7 @@ async def test_refusals_need_a_reason(operator):
 
 
 def test_what_is_left_behind_is_named():
-    start = Footprint(100, 17, 0, 0, 0, 0, 0)
-    assert Footprint(150, 17, 0, 0, 0, 0, 0).beyond(start, memory_tolerance=50) == []
-    more = Footprint(151, 18, 1, 0, 0, 0, 2).beyond(start, memory_tolerance=50)
+    start = ResourceUsage(100, 17, 0, 0, 0, 0, 0)
+    assert ResourceUsage(150, 17, 0, 0, 0, 0, 0).beyond(start, memory_tolerance=50) == []
+    more = ResourceUsage(151, 18, 1, 0, 0, 0, 2).beyond(start, memory_tolerance=50)
     assert [one.partition(":")[0] for one in more] == ["memory", "open_files", "kv_pages", "leftovers"]

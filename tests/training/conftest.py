@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from app.audio.decode import Limits
-from app.model.base import LoadedModel, load
-from app.model.prompt import PromptRenderer
+from app.models.loading import LoadedModel, load
+from app.models.prompt import PromptRenderer
 from app.settings import Settings
 from tests.support import random_model
+from training.audio_features import AudioFeatures
 from training.data.readers import read_rows
 from training.events import Event, Events
 from training.examples import Example, make_examples
-from training.hearing import Hearing
 from training.options import Places, TrainOptions
 from training.run import Outcome, Run
 from training.sample_data import write
@@ -45,14 +45,14 @@ def fresh(model_folder: Path) -> LoadedModel:
 
 
 @pytest.fixture
-def hearing(fresh: LoadedModel, tmp_path: Path) -> Hearing:
-    return Hearing(fresh, Limits(60, 1 << 24), tmp_path / "heard")
+def audio_features(fresh: LoadedModel, tmp_path: Path) -> AudioFeatures:
+    return AudioFeatures(fresh, Limits(60, 1 << 24), tmp_path / "heard")
 
 
 @pytest.fixture
-def examples(fresh: LoadedModel, hearing: Hearing, tones: Path) -> list[Example]:
+def examples(fresh: LoadedModel, audio_features: AudioFeatures, tones: Path) -> list[Example]:
     rows = read_rows(str(tones), default_prompt="What?")
-    return make_examples(rows, hearing, PromptRenderer(fresh.processor))
+    return make_examples(rows, audio_features, PromptRenderer(fresh.processor))
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.errors import DatasetError
-from app.model.base import LoadedModel
-from app.model.features import FeatureExtractor
+from app.models.features import FeatureExtractor
+from app.models.loading import LoadedModel
 from app.settings import Settings
 from training.data.readers import Source, read_source
 from training.data.rows import Row
@@ -38,3 +39,17 @@ def line(name: str) -> str:
 def prepared(folder: Path, fresh: LoadedModel, **options) -> Data:
     asked = TrainOptions.model_validate({"data": str(folder), "name": "x", **options})
     return read_data(asked, FeatureExtractor(fresh.processor), Settings())
+
+
+def read_events(file: Path) -> list[dict[str, Any]]:
+    """All whole lines of an event file."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # cut short by a kill
+            continue
+    return found

@@ -9,13 +9,13 @@ from rich.console import Console
 from app.errors import BadRequest
 from app.settings import Settings
 from training.bench import measure
-from training.compare import compare, write_comparison
 from training.dimensions import dimensions, write_dimensions
+from training.reports.compare import compare, write_comparison
 
 
 def test_all_methods_side_by_side(tones: Path, model_folder: Path, tmp_path: Path) -> None:
     settings = Settings(model=str(model_folder), adapters=tmp_path / "unused", device="cpu")
-    found = {one.method: one for one in compare(str(tones), tmp_path, settings, 1, Console(quiet=True))}
+    found = {one.method: one for one in compare(str(tones), tmp_path, settings, 1, 8, Console(quiet=True))}
     assert set(found) == {"lora", "projector", "head"}
     assert all(one.reversible for one in found.values())
     assert found["lora"].trained_parts == ["language_model"]

@@ -8,13 +8,13 @@ import soundfile
 import torch
 from transformers import Qwen2AudioForConditionalGeneration
 
-from app.model.base import LoadedModel
-from app.model.prompt import PromptRenderer
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
 from training.answers import Answerer
+from training.audio_features import AudioFeatures
 from training.data.rows import Row, Sound, Turn
 from training.examples import Example, make_examples
-from training.forward import Forward, supervised
-from training.hearing import Hearing
+from training.methods.forward import Forward, supervised
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def processed(loaded: LoadedModel, row: Row) -> dict[str, torch.Tensor]:
 
 
 def test_answers_and_their_ends_are_supervised_and_nothing_else(
-    fresh: LoadedModel, hearing: Hearing, chat: Row
+    fresh: LoadedModel, audio_features: AudioFeatures, chat: Row
 ) -> None:
-    (example,) = make_examples([chat], hearing, PromptRenderer(fresh.processor))
+    (example,) = make_examples([chat], audio_features, PromptRenderer(fresh.processor))
     tokenizer = fresh.processor.tokenizer
     assert (
         tokenizer.decode([example.ids[place] for place in example.labels]) == "rain on a roof<|im_end|>wind<|im_end|>"
@@ -60,14 +60,14 @@ def test_answers_and_their_ends_are_supervised_and_nothing_else(
     assert tokenizer.decode(example.prompt).endswith("<|im_start|>assistant\n")
 
 
-def test_prompt_is_the_processors_own(fresh: LoadedModel, hearing: Hearing, chat: Row) -> None:
-    (example,) = make_examples([chat], hearing, PromptRenderer(fresh.processor))
+def test_prompt_is_the_processors_own(fresh: LoadedModel, audio_features: AudioFeatures, chat: Row) -> None:
+    (example,) = make_examples([chat], audio_features, PromptRenderer(fresh.processor))
     asked = processed(fresh, chat)
     assert list(example.prompt) == asked["input_ids"][0].tolist()
 
 
-def test_loss_is_transformers_own(fresh: LoadedModel, hearing: Hearing, chat: Row) -> None:
-    (example,) = make_examples([chat], hearing, PromptRenderer(fresh.processor))
+def test_loss_is_transformers_own(fresh: LoadedModel, audio_features: AudioFeatures, chat: Row) -> None:
+    (example,) = make_examples([chat], audio_features, PromptRenderer(fresh.processor))
     asked = processed(fresh, chat)
     ids = torch.tensor([example.ids])
     labels = torch.full_like(ids, -100)
@@ -81,21 +81,27 @@ def test_loss_is_transformers_own(fresh: LoadedModel, hearing: Hearing, chat: Ro
             feature_attention_mask=asked["feature_attention_mask"],
             labels=labels,
         ).loss
-        ours = Forward(model, hearing).loss([example]) / supervised([example])
+        ours = Forward(model, audio_features).loss([example]) / supervised([example])
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_of_a_batch_is_the_sum_of_its_rows(fresh: LoadedModel, hearing: Hearing, examples: list[Example]) -> None:
-    forward = Forward(fresh.model, hearing)
+def test_loss_of_a_batch_is_the_sum_of_its_rows(
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example]
+) -> None:
+    forward = Forward(fresh.model, audio_features)
     with torch.no_grad():
         alone = sum(float(forward.loss([example])) for example in examples[:6])
         torch.testing.assert_close(float(forward.loss(examples[:6])), alone, rtol=1e-5, atol=1e-3)
 
 
-def test_answers_are_those_of_generate_alone(fresh: LoadedModel, hearing: Hearing, chat: Row, tones: Path) -> None:
+def test_answers_are_those_of_generate_alone(
+    fresh: LoadedModel, audio_features: AudioFeatures, chat: Row, tones: Path
+) -> None:
     renderer = PromptRenderer(fresh.processor)
     rows = [chat, Row((*chat.turns[:2], chat.turns[4]), chat.sounds[:1], None, "chat:2")]
-    answers = Answerer(Forward(fresh.model, hearing), renderer, 12).answer(make_examples(rows, hearing, renderer))
+    answers = Answerer(Forward(fresh.model, audio_features), renderer, 12).answer(
+        make_examples(rows, audio_features, renderer)
+    )
     for row, answer in zip(rows, answers, strict=True):
         asked = processed(fresh, row)
         eos = sorted(renderer.eos_ids)
@@ -106,9 +112,9 @@ def test_answers_are_those_of_generate_alone(fresh: LoadedModel, hearing: Hearin
 
 
 def test_silence_changes_the_embeddings_of_the_audio_alone(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example]
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example]
 ) -> None:
-    forward = Forward(fresh.model, hearing)
+    forward = Forward(fresh.model, audio_features)
     ids = torch.tensor([examples[0].ids])
     with torch.no_grad():
         heard, silent = (forward.embed(ids, examples[:1], silent=silent) for silent in (False, True))

@@ -18,17 +18,17 @@ from rich.console import Console
 
 from app.audio.decode import Limits, decode
 from app.audio.segments import cut
-from app.model.base import load
+from app.models.loading import load
 from tests.training.sounds import RATE, babble, wav, white, write, write_lines
-from training.data.findings import CODES, GateReport
-from training.data.gate import check
+from training.audio_features import AudioFeatures
+from training.data.checks.findings import CODES, GateReport
+from training.data.checks.gate import check
+from training.data.checks.report import lines_of, table_of
+from training.data.checks.sound_checks import audio_key, is_noise, measure, measure_all
 from training.data.readers import read_rows
 from training.data.reference import FOLDER, Reference, reference_of, shipped, tower_embedding
-from training.data.report import lines_of, table_of
 from training.data.rows import Row, Sound, Turn
-from training.data.sound_checks import audio_key, hear, is_noise, listen
 from training.data.splitting import split
-from training.hearing import Hearing
 
 ROOT = Path(__file__).parents[2]
 HUMAN = sorted((ROOT / "tests" / "data" / "human").glob("*.flac"))
@@ -87,9 +87,9 @@ def test_thirty_samples_of_noise_for_the_projector_are_refused(tmp_path, monkeyp
     (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(script, {})
     rows = read_rows("noise.jsonl", default_prompt="What is said?")
-    heard = listen(rows, rate=RATE, limits=LIMITS)
-    train, validation = split(rows, fraction=0.1, seed=0, key_of=partial(audio_key, heard=heard))
-    report = gate(train, validation, "projector", heard=heard)
+    measured = measure_all(rows, rate=RATE, limits=LIMITS)
+    train, validation = split(rows, fraction=0.1, seed=0, key_of=partial(audio_key, measured=measured))
+    report = gate(train, validation, "projector", measured=measured)
     assert [finding.code for finding in report.refused(())] == ["noise_only", "few_samples"]
     assert codes(report) == {"noise_only": ("error", 30), "few_samples": ("error", 27)}
     assert [finding.code for finding in report.refused(["few_samples"])] == ["noise_only"]
@@ -121,13 +121,13 @@ def test_noise_in_any_dress_is_noise(kind, rate, tmp_path):
     elif kind == "then silence":
         samples = np.concatenate([0.3 * samples, np.zeros(3 * rate)])
     path = write(tmp_path / "noise.wav", samples * (0.3 if kind == "as it is" else 1), rate)
-    assert hear(Sound("noise.wav", path), rate=RATE, limits=LIMITS).noise
+    assert measure(Sound("noise.wav", path), rate=RATE, limits=LIMITS).noise
 
 
 @pytest.mark.parametrize("path", HUMAN, ids=lambda path: path.stem)
 def test_people_are_no_noise_even_in_noise(path):
-    heard = hear(Sound(path.name, path), rate=RATE, limits=LIMITS)
-    assert (heard.noise, heard.silent, heard.clipped < 0.01) == (False, False, True)
+    measured = measure(Sound(path.name, path), rate=RATE, limits=LIMITS)
+    assert (measured.noise, measured.silent, measured.clipped < 0.01) == (False, False, True)
     samples, _ = soundfile.read(path, dtype="float32")
     noise = white(len(samples) / RATE, level=float(np.sqrt(np.square(samples).mean())))
     assert not is_noise(samples + noise[: len(samples)], RATE)
@@ -139,7 +139,7 @@ def test_people_are_no_noise_even_in_noise(path):
 def test_synthetic_and_whispered_speech_is_no_noise(voice, words, tmp_path):
     path = tmp_path / "said.wav"
     subprocess.run([str(ESPEAK), "-v", voice, "-w", str(path), words], check=True)
-    assert not hear(Sound("said.wav", path), rate=RATE, limits=LIMITS).noise
+    assert not measure(Sound("said.wav", path), rate=RATE, limits=LIMITS).noise
 
 
 def test_tones_and_changing_sounds_are_no_noise():
@@ -206,9 +206,9 @@ def test_same_audio_in_another_format_leaks(tmp_path):
     rows = good(20)
     one, other = (row(Sound(name, tmp_path / name), "hello", 50) for name in ("a.wav", "a.flac"))
     assert codes(gate([*rows, one], [other]))["leakage"] == ("error", 1)
-    heard = listen([*rows, one, other], rate=RATE, limits=LIMITS)
-    train, validation = split([*rows, one, other], fraction=0.3, seed=0, key_of=partial(audio_key, heard=heard))
-    assert "leakage" not in codes(gate(train, validation, heard=heard))
+    measured = measure_all([*rows, one, other], rate=RATE, limits=LIMITS)
+    train, validation = split([*rows, one, other], fraction=0.3, seed=0, key_of=partial(audio_key, measured=measured))
+    assert "leakage" not in codes(gate(train, validation, measured=measured))
 
 
 def test_repeated_and_contradicting_rows():
@@ -284,8 +284,8 @@ def test_reference_of_gaussian_embeddings_is_what_its_words_say():
 @pytest.fixture(scope="module")
 def embed(tmp_path_factory):
     """The embedded model's ear."""
-    loaded = load(str(ROOT / "app" / "model" / "overtone-tiny"), torch.device("cpu"), torch.float32)
-    return tower_embedding(Hearing(loaded, LIMITS, tmp_path_factory.mktemp("cache")))
+    loaded = load(str(ROOT / "app" / "models" / "overtone-tiny"), torch.device("cpu"), torch.float32)
+    return tower_embedding(AudioFeatures(loaded, LIMITS, tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")

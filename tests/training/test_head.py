@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from app.audio.decode import Limits, decode
 from app.errors import BadRequest
-from app.model.base import LoadedModel, load
-from app.model.features import FeatureExtractor
-from app.model.head import moments, pool, read_head
+from app.models.features import FeatureExtractor
+from app.models.head import moments, pool, read_head
+from app.models.loading import LoadedModel, load
 from app.settings import EMBEDDED_MODEL
 from tests.sounds import Sample, rows, samples
-from training.classification import calibration_error, fit_temperature, macro_f1
+from training.audio_features import AudioFeatures
 from training.data.rows import Row
 from training.events import Events
-from training.head import TrainedHead, _folds, features_of, labels_of, train_head
-from training.hearing import Hearing
+from training.methods.classification import calibration_error, figures, fit_temperature, macro_f1
+from training.methods.classifier import TrainedHead, _folds, features_of, labels_of, train_head
 from training.options import TrainOptions
 
 LIMITS = Limits(60.0, 1 << 26)
@@ -45,9 +46,14 @@ def split() -> tuple[list[Sample], list[Sample]]:
 @pytest.fixture(scope="module")
 def heard(tiny, split, tmp_path_factory) -> tuple[torch.Tensor, list[str], torch.Tensor, list[str]]:
     """Features and labels of training and held-out rows."""
-    hearing = Hearing(tiny, LIMITS, tmp_path_factory.mktemp("cache"))
+    audio_features = AudioFeatures(tiny, LIMITS, tmp_path_factory.mktemp("cache"))
     train, held_out = (rows(part) for part in split)
-    return features_of(train, hearing), labels_of(train), features_of(held_out, hearing), labels_of(held_out)
+    return (
+        features_of(train, audio_features),
+        labels_of(train),
+        features_of(held_out, audio_features),
+        labels_of(held_out),
+    )
 
 
 def blobs(rows: int, classes: int = 3, width: int = 8, spread: float = 1.5, seed: int = 0):
@@ -85,10 +91,10 @@ def test_features_are_those_of_transformers_own_tower(tiny, split, heard) -> Non
 def test_a_long_recording_is_pooled_over_all_its_frames(loaded, tmp_path: Path) -> None:
     """Windows of two seconds here; clips of unequal length weigh by their frames."""
     (each,) = rows([Sample("speech", np.random.default_rng(0).standard_normal(70_001).astype(np.float32) / 5, False)])
-    hearing = Hearing(loaded, LIMITS, tmp_path)
-    features = features_of([each], hearing)
-    ((first, *rest),) = hearing.hear(each.sounds)
-    frames = torch.cat(hearing.tower_output([first, *rest]))
+    audio_features = AudioFeatures(loaded, LIMITS, tmp_path)
+    features = features_of([each], audio_features)
+    ((first, *rest),) = audio_features.extract(each.sounds)
+    frames = torch.cat(audio_features.tower_output([first, *rest]))
     assert len(rest) == 2
     torch.testing.assert_close(features[0], torch.cat([frames.mean(0), frames.std(0, correction=0)]))
     uneven = [frames[:7], frames[7:10], frames[10:11], frames[11:]]
@@ -240,8 +246,8 @@ def test_labels_that_cannot_be_learned(train: list[str], held_out: list[str], wo
 def test_rows_that_cannot_be_used(loaded, tmp_path: Path) -> None:
     (good,) = rows([samples(made=1)[0]])
     twice = Row(good.turns, good.sounds * 2, good.label, "data.jsonl:3")
-    with pytest.raises(BadRequest, match=r"data\.jsonl:3: a head hears one recording a row, here are 2"):
-        features_of([good, twice], Hearing(loaded, LIMITS, tmp_path))
+    with pytest.raises(BadRequest, match=r"data\.jsonl:3: a head takes one recording per row, here are 2"):
+        features_of([good, twice], AudioFeatures(loaded, LIMITS, tmp_path))
     with pytest.raises(BadRequest, match=r"data\.jsonl:4: there is no label"):
         labels_of([good, Row(good.turns, good.sounds, None, "data.jsonl:4")])
 
@@ -251,3 +257,11 @@ def test_a_head_has_its_own_usual_values() -> None:
     assert options(epochs=7, batch=4).epochs == 7
     assert TrainOptions.model_validate_json(options(batch=4).model_dump_json()) == options(batch=4)
     assert TrainOptions(data="data", name="words").epochs == 3.0
+
+
+def test_ranges_of_a_head_that_is_always_right_have_a_width() -> None:
+    classes = torch.tensor([0, 1] * 12)
+    found = figures(F.one_hot(classes, 2).float() * 9, classes, 0, ["a", "b"], 1.0, seed=0)["after"]
+    theirs = binomtest(24, 24).proportion_ci(method="wilson")
+    assert (found["accuracy"], found["macro_f1"]) == (1, 1)
+    assert found["accuracy_range"] == found["macro_f1_range"] == [pytest.approx(theirs.low, abs=1e-4), 1]

@@ -4,9 +4,10 @@ import jiwer
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from training.metrics import METRICS, figures, fitting, gain, normal
+from training.reports.metrics import METRICS, figures, fitting, gain, normal
 
 TRUTHS = ["turn the light on", "turn it off", "play some music", "what time is it", "stop"] * 6
 ANSWERS = ["turn the light on", "turn it of", "play music", "what time is it now", ""] * 3 + TRUTHS[15:]
@@ -49,6 +50,27 @@ def test_gain_knows_chance_from_progress() -> None:
     assert gain(TRUTHS, TRUTHS, ANSWERS, "wer")["better"] is False
     one_row = [*ANSWERS[:1], TRUTHS[1], *ANSWERS[2:]]
     assert gain(TRUTHS, ANSWERS, one_row, "exact")["better"] is False
+
+
+@pytest.mark.parametrize(("rows", "right"), [(24, 24), (24, 0), (1, 1), (7, 0)])
+def test_where_all_rows_are_alike_the_interval_is_wilsons(rows: int, right: int) -> None:
+    truths, answers = ["go on"] * rows, ["go on" if row < right else "stay here" for row in range(rows)]
+    found = figures(truths, answers, ["exact", "wer"])
+    theirs = binomtest(right, rows).proportion_ci(method="wilson")
+    assert (found["exact"].low, found["exact"].high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert (found["wer"].low, found["wer"].high) == pytest.approx((1 - theirs.high, 1 - theirs.low), abs=1e-6)
+
+
+def test_a_change_of_every_row_is_certain_only_where_there_are_rows() -> None:
+    def change(rows: int) -> dict[str, float | bool]:
+        return gain(["on"] * rows, ["off"] * rows, ["on"] * rows, "exact")
+
+    many = change(24)
+    assert (many["value"], many["high"], many["better"]) == (1, 1, True)
+    assert many["low"] == pytest.approx(1 - 2**0.5 * (1 - 0.86203), abs=1e-3)  # Newcombe's method 10, by hand
+    assert (change(1)["value"], change(1)["better"]) == (1, False)
+    same = gain(["on"] * 24, ["on"] * 18 + ["off"] * 6, ["on"] * 18 + ["off"] * 6, "exact")
+    assert (same["low"], same["high"], same["better"]) == (pytest.approx(-0.138, abs=1e-3), -same["low"], False)
 
 
 @pytest.mark.parametrize(

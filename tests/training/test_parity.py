@@ -9,36 +9,42 @@ import pytest
 import torch
 from peft import PeftModel
 
-from app.engine.request import Done, Sampling
-from app.model.base import load
-from app.model.prompt import Message, PromptRenderer
-from app.service import Service
+from app.engine.request import Done
+from app.engine.sampling_params import SamplingParams
+from app.models.loading import load
+from app.models.prompt import PromptRenderer
+from app.service import GenerationInput, Service
+from app.service.generation import Conversation
 from app.settings import Settings
 from tests.audio.speech import NAMES, piece, silence
 from tests.sounds import wav
 from training.answers import Answerer
+from training.audio_features import AudioFeatures
 from training.data.rows import Sound
 from training.examples import Example
-from training.forward import Forward
-from training.hearing import Hearing
+from training.methods.forward import Forward
 
 
 def test_service_and_trainer_answer_alike(
-    train: Callable[..., Any], examples: list[Example], hearing: Hearing, model_folder: Path, tmp_path: Path
+    train: Callable[..., Any],
+    examples: list[Example],
+    audio_features: AudioFeatures,
+    model_folder: Path,
+    tmp_path: Path,
 ) -> None:
     train(epochs=3, learning_rate=1e-2)
     plain = load(str(model_folder), torch.device("cpu"), torch.float32)
     trained = PeftModel.from_pretrained(plain.model, str(tmp_path / "registry" / "tones")).eval()
     renderer = PromptRenderer(plain.processor)
-    wanted = Answerer(Forward(trained.base_model.model, hearing), renderer, 16).answer(examples[:6])
+    wanted = Answerer(Forward(trained.base_model.model, audio_features), renderer, 16).answer(examples[:6])
     service = Service.open(Settings(model=str(model_folder), adapters=tmp_path / "registry", device="cpu", kv_gb=0.05))
     try:
-        shares = service.shares("tones")
+        adapters = service.adapters.resolve("tones")
         for example, answer in zip(examples[:6], wanted, strict=True):
             (sound,) = example.row.sounds
-            asked = [Message("user", (*hearing.clips(sound), example.row.prompt))]
-            assert service.prompts.render(asked) == list(example.prompt)
-            *_, last = service.stream(asked, shares, Sampling(max_new_tokens=16))
+            asked = Conversation.single_turn([audio_features.clips(sound)], example.row.prompt)
+            assert service.prompts.render(asked.messages) == list(example.prompt)
+            *_, last = service.stream(GenerationInput(asked, adapters, SamplingParams(max_new_tokens=16)))
             assert isinstance(last, Done)
             assert last.text.strip() == answer
     finally:
@@ -47,7 +53,7 @@ def test_service_and_trainer_answer_alike(
 
 @pytest.mark.parametrize("pause", [0.0, 0.5, 7.0])
 def test_service_and_trainer_cut_long_recordings_alike(
-    hearing: Hearing, model_folder: Path, tmp_path: Path, pause: float
+    audio_features: AudioFeatures, model_folder: Path, tmp_path: Path, pause: float
 ) -> None:
     """Without a pause, with short ones and with long ones; the window is two seconds."""
     samples = np.concatenate([part for name in NAMES[:6] for part in (piece(name), silence(pause))])
@@ -55,14 +61,14 @@ def test_service_and_trainer_cut_long_recordings_alike(
     settings = Settings(model=str(model_folder), adapters=tmp_path / "registry", device="cpu", kv_gb=0.05)
     service = Service.open(settings)
     try:
-        receipt, clips = service.hear(data)
+        receipt, clips = service.read_clips(data)
     finally:
         service.close()
     sound = Sound("long.wav", data=data)
-    trained = hearing.clips(sound)
+    trained = audio_features.clips(sound)
     assert len(clips) == len(receipt.segments) > 3
     assert [f":{clip.key}" for clip in trained] == [clip.key for clip in clips]  # before it, the service has a tenant
     assert all(torch.equal(ours.mel, theirs.mel) for ours, theirs in zip(trained, clips, strict=True))
-    (heard,) = hearing.hear([sound])
+    (heard,) = audio_features.extract([sound])
     assert [(one.key, one.tokens) for one in heard] == [(clip.key, clip.tokens) for clip in trained]
     assert (receipt.skipped_seconds > 0) == (pause > 5)

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from app.errors import BadRequest, DatasetError
-from app.model.base import load
-from app.registry.manifest import read_manifest
+from app.models.loading import load
+from app.registry.adapter_files.manifest import read_manifest
+from tests.training.sources import read_events
 from training.cli import app
 from training.estimate import estimate
-from training.events import TrainingFailed, read_events
-from training.exam import verdict
+from training.evaluation import verdict
+from training.events import TrainingFailed
 from training.prepare import DataRefused
 from training.run import Run
 
@@ -42,7 +43,12 @@ def test_lora_is_published_with_figures_and_a_card(train: Train, tmp_path: Path,
     assert "What does the line say?" in card
     assert "unchanged, bit for bit" in card
     kinds = [event["event"] for event in seen]
-    assert list(dict.fromkeys(kinds)) == ["gate", "start", "step", "eval", "done"]
+    assert list(dict.fromkeys(kinds)) == ["gate", "exam", "start", "step", "eval", "done"]
+    for side, asked_again in (("before", 0), ("after", outcome.trained.metrics["listening"]["rows"])):
+        told = [(event["done"], event["total"]) for event in seen if event["event"] == "exam" and event["side"] == side]
+        questions = outcome.trained.metrics["rows"] + outcome.trained.metrics["retention"]["rows"] + asked_again
+        assert (told[0], told[-1]) == ((0, questions), (questions, questions))
+        assert told == sorted(told)
     assert kinds.count("eval") == 6
     assert (tmp_path / "work" / "curves.png").read_bytes().startswith(b"\x89PNG")
     losses = [event["loss"] for event in seen if event["event"] == "eval"]
@@ -271,7 +277,7 @@ def test_the_tower_s_data_is_compared_with_the_reference_as_well(begin: Train) -
 
 
 def test_eva_that_finds_no_end_is_told(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("training.adapt.EVA_PASSES", 0)
+    monkeypatch.setattr("training.methods.peft_model.EVA_PASSES", 0)
     with pytest.raises(TrainingFailed, match="leave out --eva"):
         train(eva=True)
 
@@ -280,6 +286,6 @@ def test_runs_can_share_what_was_heard(begin: Train) -> None:
     first: Run = begin(work="a")[0]
     first.run()
     second: Run = begin(work="b")[0]
-    files = {file: file.stat().st_mtime_ns for file in first.hearing._cache.iterdir()}
+    files = {file: file.stat().st_mtime_ns for file in first.audio_features._cache.iterdir()}
     second.run()
-    assert {file: file.stat().st_mtime_ns for file in second.hearing._cache.iterdir()} == files
+    assert {file: file.stat().st_mtime_ns for file in second.audio_features._cache.iterdir()} == files

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import DatasetError
-from app.model.base import LoadedModel
-from app.model.prompt import PromptRenderer
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
 from tests.training.sounds import babble, wav, write, write_lines
+from training.audio_features import AudioFeatures
 from training.data.fields import IDLE, REFUSED
 from training.data.readers import read_rows, read_source
 from training.data.rows import Row
 from training.examples import make_examples
-from training.hearing import Hearing
 
 ASKED = "Transcribe."
 END = "<|im_end|>"
@@ -123,15 +123,20 @@ def conversations(draw: st.DrawFn) -> Turns:
     return turns
 
 
-def supervised(row: Row, loaded: LoadedModel, hearing: Hearing) -> str:
-    (example,) = make_examples([row], hearing, PromptRenderer(loaded.processor))
+def supervised(row: Row, loaded: LoadedModel, audio_features: AudioFeatures) -> str:
+    (example,) = make_examples([row], audio_features, PromptRenderer(loaded.processor))
     return str(loaded.processor.tokenizer.decode([example.ids[place] for place in example.labels]))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=conversations(), system=st.just("") | words, writer=st.sampled_from([*MARKED, *ALL_LEARNED, trl]))
 def test_what_is_supervised_is_what_its_trainer_supervises(
-    folder: Path, fresh: LoadedModel, hearing: Hearing, turns: Turns, system: str, writer: Callable[..., dict[str, Any]]
+    folder: Path,
+    fresh: LoadedModel,
+    audio_features: AudioFeatures,
+    turns: Turns,
+    system: str,
+    writer: Callable[..., dict[str, Any]],
 ) -> None:
     learned = [mark for _, _, mark in turns]
     if writer in ALL_LEARNED:
@@ -144,7 +149,7 @@ def test_what_is_supervised_is_what_its_trainer_supervises(
         return
     (found,) = read(folder, row)
     wanted = "".join(f"{answer}{END}" for (_, answer, _), mark in zip(turns, learned, strict=True) if mark)
-    assert supervised(found, fresh, hearing) == wanted
+    assert supervised(found, fresh, audio_features) == wanted
     last = max(place for place, mark in enumerate(learned) if mark)
     spoken = [("system", system)] if system else []
     for question, answer, _ in turns[: last + 1]:

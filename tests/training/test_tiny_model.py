@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from training.pretrain import folder
-from training.pretrain.evaluate import Answers, answerer, score
-from training.pretrain.humans import Human, read
+from training.pretrain.evaluation.evaluate import Answers, answerer, score
+from training.pretrain.evaluation.humans import Human, read
 from training.pretrain.publish import expected
-from training.pretrain.tasks import BY_NAME
+from training.pretrain.text.tasks import BY_NAME
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "app" / "model" / "overtone-tiny"
+MODEL = ROOT / "app" / "models" / "overtone-tiny"
 HUMAN = ROOT / "tests" / "data" / "human"
 WORD_ERRORS = 30.0  # percent, all twelve clips, the prompt of the card's figures; slack for other CPUs' arithmetic
 WORD_ERRORS_BY_DEFAULT = 32.0  # the same, a service's default prompt

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.model.base import LoadedModel, load
-from training.adapt import Adapted
+from app.models.loading import LoadedModel, load
+from tests.training.sources import read_events
+from training.audio_features import AudioFeatures
 from training.batches import epoch, micro_batches
-from training.events import Event, Events, TrainingFailed, read_events
+from training.events import Event, Events, TrainingFailed
 from training.examples import Example
-from training.forward import Forward, supervised
-from training.hearing import Hearing
+from training.methods.forward import Forward, supervised
+from training.methods.peft_model import Adapted
 from training.options import TrainOptions
 from training.trainer import Trainer, schedule
 
@@ -25,12 +26,12 @@ OPTIONS = {"data": "-", "name": "x", "learning_rate": 1e-2, "dropout": 0, "batch
 
 
 def trainer_of(
-    loaded: LoadedModel, hearing: Hearing, examples: list[Example], checkpoint: Path, **asked: object
+    loaded: LoadedModel, audio_features: AudioFeatures, examples: list[Example], checkpoint: Path, **asked: object
 ) -> tuple[Adapted, Trainer, list[Event]]:
     torch.manual_seed(0)
     options = TrainOptions.model_validate(OPTIONS | asked)
     adapted, seen = Adapted(loaded, options), []
-    forward = Forward(loaded.model, hearing)
+    forward = Forward(loaded.model, audio_features)
     return (
         adapted,
         Trainer(adapted, forward, examples[8:], examples[:8], options, Events([seen.append]), checkpoint),
@@ -39,12 +40,12 @@ def trainer_of(
 
 
 def test_a_step_is_the_same_however_it_is_split(
-    model_folder: Path, hearing: Hearing, examples: list[Example], tmp_path: Path
+    model_folder: Path, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     states = []
     for tokens in (100_000, 16):
         loaded = load(str(model_folder), torch.device("cpu"), torch.float32)
-        adapted, trainer, _ = trainer_of(loaded, hearing, examples, tmp_path / str(tokens), micro_tokens=tokens)
+        adapted, trainer, _ = trainer_of(loaded, audio_features, examples, tmp_path / str(tokens), micro_tokens=tokens)
         losses = [trainer.step(rows) for rows in epoch(trainer._train, 6, 0, 0)[:3]]
         states.append((losses, adapted.state()))
     assert states[0][0] == pytest.approx(states[1][0], rel=1e-5)
@@ -53,14 +54,14 @@ def test_a_step_is_the_same_however_it_is_split(
 
 
 def test_steps_are_those_of_a_plain_loop(
-    model_folder: Path, hearing: Hearing, examples: list[Example], tmp_path: Path
+    model_folder: Path, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     ours, trainer, _ = trainer_of(
-        load(str(model_folder), torch.device("cpu"), torch.float32), hearing, examples, tmp_path / "c"
+        load(str(model_folder), torch.device("cpu"), torch.float32), audio_features, examples, tmp_path / "c"
     )
     theirs = Adapted(load(str(model_folder), torch.device("cpu"), torch.float32), TrainOptions.model_validate(OPTIONS))
     theirs.restore(ours.state())
-    forward = Forward(theirs.loaded.model, hearing)
+    forward = Forward(theirs.loaded.model, audio_features)
     parameters = list(theirs.trainable.values())
     optimiser = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.0)
     for number, rows in enumerate(epoch(trainer._train, 6, 0, 0)[:3]):
@@ -115,20 +116,20 @@ CUDNN = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
 )
 def test_when_memory_ends_it_goes_on_in_smaller_pieces(
     fresh: LoadedModel,
-    hearing: Hearing,
+    audio_features: AudioFeatures,
     examples: list[Example],
     tmp_path: Path,
     room: int,
     checkpointing: bool,
     error: Exception,
 ) -> None:
-    adapted, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    adapted, trainer, seen = trainer_of(fresh, audio_features, examples, tmp_path / "c")
     before, rows = adapted.state(), epoch(trainer._train, 6, 0, 0)[0]
     wanted = trainer.step(rows)
     wanted_state = adapted.state()
     adapted.restore(before)
     again = trainer_of_state(trainer)
-    again._forward = small = Small(fresh.model, hearing)
+    again._forward = small = Small(fresh.model, audio_features)
     small.room, small.error = room, error
     assert again.step(rows) == pytest.approx(wanted, rel=1e-5)
     for name, parameter in adapted.state().items():
@@ -138,10 +139,10 @@ def test_when_memory_ends_it_goes_on_in_smaller_pieces(
 
 
 def test_an_error_about_something_else_is_not_taken_for_a_lack_of_memory(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
-    _, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
-    trainer._forward = small = Small(fresh.model, hearing)
+    _, trainer, seen = trainer_of(fresh, audio_features, examples, tmp_path / "c")
+    trainer._forward = small = Small(fresh.model, audio_features)
     small.room, small.error = 1, RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
     with pytest.raises(RuntimeError, match="EXECUTION"):
         trainer.step(epoch(trainer._train, 6, 0, 0)[0])
@@ -149,11 +150,11 @@ def test_an_error_about_something_else_is_not_taken_for_a_lack_of_memory(
 
 
 def test_the_held_out_rows_too_are_read_in_pieces_that_fit(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
-    _, trainer, seen = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    _, trainer, seen = trainer_of(fresh, audio_features, examples, tmp_path / "c")
     wanted = trainer.validation_loss()
-    trainer._forward = small = Small(fresh.model, hearing)
+    trainer._forward = small = Small(fresh.model, audio_features)
     small.room, small.error = max(len(row.ids) for row in trainer._validation), CUBLAS
     assert trainer.validation_loss() == pytest.approx(wanted, rel=1e-5)
     assert [event for event in seen if event["event"] == "memory"]
@@ -166,19 +167,19 @@ def trainer_of_state(trainer: Trainer) -> Trainer:
 
 
 def test_one_row_too_large_is_told(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
-    _, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c")
-    trainer._forward = small = Small(fresh.model, hearing)
+    _, trainer, _ = trainer_of(fresh, audio_features, examples, tmp_path / "c")
+    trainer._forward = small = Small(fresh.model, audio_features)
     small.room = 10
     with pytest.raises(TrainingFailed, match="even with gradient checkpointing"):
         trainer.step(examples[:6])
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
-    adapted, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    adapted, trainer, _ = trainer_of(fresh, audio_features, examples, tmp_path / "c")
     for parameter in adapted.trainable.values():
         parameter.data.fill_(math.nan)
     with pytest.raises(TrainingFailed, match="lower the learning rate"):
@@ -186,10 +187,10 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 
 def test_early_stop_keeps_the_best(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     _, trainer, _ = trainer_of(
-        fresh, hearing, examples, tmp_path / "c", learning_rate=0.3, epochs=30, patience=2, warmup=0
+        fresh, audio_features, examples, tmp_path / "c", learning_rate=0.3, epochs=30, patience=2, warmup=0
     )
     progress = trainer.run()
     assert progress.stopped
@@ -199,10 +200,10 @@ def test_early_stop_keeps_the_best(
 
 
 def test_the_last_is_kept_where_that_is_asked(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     asked = {"learning_rate": 0.3, "epochs": 30, "patience": 2, "warmup": 0, "keep": "last"}
-    _, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c", **asked)
+    _, trainer, _ = trainer_of(fresh, audio_features, examples, tmp_path / "c", **asked)
     progress = trainer.run()
     assert progress.best_loss < progress.validation[-1][1]
     assert trainer.validation_loss() == pytest.approx(progress.validation[-1][1], rel=1e-6)

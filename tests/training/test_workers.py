@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from app.errors import BadRequest
-from app.model.base import LoadedModel
+from app.models.loading import LoadedModel
 from app.settings import Settings
+from tests.training.sources import read_events
 from tests.training.test_trainer import trainer_of
-from training.compare import compare
-from training.console import err
-from training.events import read_events
+from training.audio_features import AudioFeatures
 from training.examples import Example
-from training.hearing import Hearing
+from training.reports.compare import compare
+from training.reports.console import err
 from training.workers import Workers
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bits(
         process.terminate()
         assert process.wait(30) != 0
     assert "Stopped. The same command goes on" in told.read_text()
-    assert not any(child.is_running() for child in children)
+    assert not psutil.wait_procs(children, 5)[1]  # decoding processes end at the end of their owner's pipes
     stopped = len(events(place, "cut", "step"))
 
     with launched(place, model_folder, tones, "cut", *how) as process:
@@ -161,10 +161,10 @@ def member(rank: int, count: int) -> Workers:
 
 
 def test_a_step_s_rows_are_shared_evenly(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     """Also where all of them would fit into one forward pass, or one process works in smaller ones."""
-    _, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c", micro_tokens=100_000)
+    _, trainer, _ = trainer_of(fresh, audio_features, examples, tmp_path / "c", micro_tokens=100_000)
     rows, shares = examples[:7], []
     for rank in range(3):
         trainer._workers = member(rank, 3)
@@ -179,7 +179,7 @@ def test_a_step_s_rows_are_shared_evenly(
 
 
 def test_each_process_draws_its_own_numbers_and_goes_on_with_them(
-    fresh: LoadedModel, hearing: Hearing, examples: list[Example], tmp_path: Path
+    fresh: LoadedModel, audio_features: AudioFeatures, examples: list[Example], tmp_path: Path
 ) -> None:
     drawn = []
     for rank in range(2):
@@ -187,7 +187,7 @@ def test_each_process_draws_its_own_numbers_and_goes_on_with_them(
         member(rank, 2).seed(0)
         drawn.append(torch.get_rng_state())
     assert not torch.equal(*drawn)
-    _, trainer, _ = trainer_of(fresh, hearing, examples, tmp_path / "c")
+    _, trainer, _ = trainer_of(fresh, audio_features, examples, tmp_path / "c")
     trainer._save()
     saved = trainer._saved_state()
     assert saved is not None
@@ -205,4 +205,4 @@ def test_what_takes_one_process_refuses_several(
     with pytest.raises(BadRequest, match="A head takes one process"):
         begin(method="head")
     with pytest.raises(BadRequest, match="The comparison takes one process"):
-        compare(None, tmp_path, Settings(), 1, err)
+        compare(None, tmp_path, Settings(), 1, 8, err)

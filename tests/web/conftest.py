@@ -83,7 +83,7 @@ def server(chromium: str, folder: Path) -> Iterator[str]:
     values = {
         "model": EMBEDDED_MODEL, "adapters": folder / "adapters", "jobs": folder / "jobs", "device": "cpu",
         "kv_gb": "0.05", "max_context": "1024", "port": port, "api_keys": KEY, "watch_seconds": "0.3",
-        "dataset_roots": folder / "sets",
+        "dataset_roots": folder / "sets", "feedback": folder / "feedback",
     }  # fmt: skip
     plain = {name: value for name, value in os.environ.items() if not name.startswith("OVERTONE_")}
     # training is small here: more threads than cores would only wait for each other

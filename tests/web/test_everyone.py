@@ -1,16 +1,21 @@
 """The page for everyone: by keyboard, with a screen reader, on a phone, in both languages, with and without a key."""
 
+import io
 import json
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
-from tests.web.conftest import KEY, SPOKEN, Opened, Visit
+from tests.web.conftest import KEY, ROOT, SPOKEN, Opened, Visit
 
 pytestmark = pytest.mark.slow
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
-VIEWS = ("try", "compare", "adapters", "train", "server")
+VIEWS = ("try", "compare", "adapters", "data", "train", "server")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -38,6 +43,10 @@ async def test_axe_finds_nothing(visit: Visit, scheme: str) -> None:
                 await page.get_by_role("radio", name="Mix").check()
             for summary in await page.locator(".view:visible summary").all():
                 await summary.click()
+            if view == "compare":
+                await page.get_by_role("textbox", name="Expected text").fill("go forward")
+                await shown.get_by_role("button", name=re.compile("^Ask about a part")).click()
+                await shown.get_by_label("Temperature").fill("9")
             assert not await faults(opened), view
         await opened.go("adapters")
         await page.get_by_role("article", name="nato").get_by_role("button", name="Delete").click()
@@ -49,12 +58,12 @@ async def test_a_question_by_keyboard_alone(visit: Visit) -> None:
         page = opened.page
         press = page.keyboard.press
 
-        async def tab_to(name: str) -> None:
+        async def tab_to(name: str, *, exact: bool = False) -> None:
             for _ in range(40):
                 await press("Tab")
                 focused = page.locator(":focus")
                 label = await focused.get_attribute("aria-label") or await focused.inner_text()
-                if name in label:
+                if name == label if exact else name in label:
                     outline = await focused.evaluate("element => getComputedStyle(element).outlineStyle")
                     assert outline == "solid", f"{name} has no focus ring"
                     return
@@ -65,7 +74,7 @@ async def test_a_question_by_keyboard_alone(visit: Visit) -> None:
         await tab_to("Use the sample")
         await press("Enter")
         await page.get_by_role("button", name="Play demo.flac").wait_for()
-        await tab_to("Ask")
+        await tab_to("Ask", exact=True)
         await press("Enter")
         await page.get_by_role("status").filter(has_text="Done").wait_for()
         await page.reload()
@@ -75,7 +84,7 @@ async def test_a_question_by_keyboard_alone(visit: Visit) -> None:
         assert await page.locator(":focus").inner_text() == "Adapters"
 
 
-@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN", "zh-TW"])
 async def test_a_phone_scrolls_in_one_direction(visit: Visit, locale: str) -> None:
     async with visit("try", viewport={"width": 360, "height": 740}, locale=locale) as opened:
         for view in VIEWS:
@@ -102,7 +111,7 @@ async def test_words_do_not_move_what_is_around_them(visit: Visit) -> None:
 async def test_chinese_and_a_chosen_theme_last(visit: Visit) -> None:
     async with visit("try", color_scheme="light") as opened:
         page = opened.page
-        await page.get_by_role("button", name="中文").click()
+        await page.get_by_role("combobox", name="Language").select_option("简体中文")
         await page.get_by_role("button", name="切换到深色主题").click()
         for _ in range(2):
             await page.get_by_role("heading", name="试用", level=1).wait_for()
@@ -114,6 +123,55 @@ async def test_chinese_and_a_chosen_theme_last(visit: Visit) -> None:
             await opened.go(view)
             await page.locator(".view:visible .panel").first.wait_for()
             assert "undefined" not in await page.locator("main").inner_text()
+
+
+def twice_as_wide(folder: Path) -> bytes:
+    """An archive of an adapter as one of another model would be."""
+    held = load_file(folder / "adapter_model.safetensors")
+    wide = {key: torch.cat([tensor, tensor], dim=1 if "lora_A" in key else 0) for key, tensor in held.items()}
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        archive.writestr("adapter_config.json", (folder / "adapter_config.json").read_text())
+        archive.writestr("adapter_model.safetensors", save(wide))
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("locale", "lang", "heading"),
+    [
+        ("zh-TW", "zh-Hant", "適配器"),
+        ("zh-HK", "zh-Hant", "適配器"),
+        ("zh-CN", "zh-Hans", "适配器"),
+        ("de-DE", "en", "Adapters"),
+    ],
+)
+async def test_the_browsers_language_is_the_pages(visit: Visit, locale: str, lang: str, heading: str) -> None:
+    async with visit("adapters", locale=locale) as opened:
+        assert await opened.page.locator("html").get_attribute("lang") == lang
+        assert await opened.page.get_by_role("heading", level=1).inner_text() == heading
+        if lang == "en":
+            return
+        damaged = {"name": "x.zip", "mimeType": "application/zip", "buffer": b"PK nothing"}
+        await opened.page.locator("input[type=file]").set_input_files(damaged)
+        await opened.page.locator(".upload-form button.primary").click()
+        alert = opened.page.get_by_role("alert")
+        await alert.wait_for()
+        said, *others = await alert.locator("p").all_inner_texts()
+        opened.complaints.clear()  # the browser notes the status 422
+        assert "save_pretrained" in said, "in the page's own words"
+        assert "damaged" not in said
+        assert any("is damaged or cut off" in words for words in others), "and in the server's"
+
+        wider = {"name": "y.zip", "mimeType": "application/zip", "buffer": twice_as_wide(ROOT / "adapters" / "nato")}
+        await opened.page.locator("input[type=file]").set_input_files(wider)
+        await opened.page.locator(".upload-form button.primary").click()
+        await alert.get_by_role("listitem").first.wait_for()
+        first, *reasons = await alert.get_by_role("listitem").all()
+        assert "84" in await first.inner_text()
+        assert len(reasons) >= 3
+        for reason in [first, *reasons]:
+            assert await reason.get_attribute("lang") is None, "the page's own words again"
+        opened.complaints.clear()
 
 
 async def test_a_key_is_asked_for_and_kept_in_the_tab(visit: Visit) -> None:

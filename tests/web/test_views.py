@@ -1,17 +1,19 @@
-"""Each of the five views does its main job."""
+"""Each view does its main job."""
 
 import io
 import json
 import re
+import shutil
 import zipfile
 from base64 import b64encode
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
 
-from tests.web.conftest import ROOT, SPOKEN, Visit, until
+from tests.web.conftest import KEY, ROOT, SPOKEN, Visit, until
 from training.sample_data import write
 
 pytestmark = pytest.mark.slow
@@ -116,7 +118,7 @@ async def test_an_answer_is_stopped_and_an_error_is_said_in_words(visit: Visit) 
     async with visit("try") as opened:
         page = opened.page
         await page.get_by_label("Prompt").fill("Count.")
-        await page.get_by_text("Options").click()
+        await page.locator(".options summary").click()
         await page.get_by_label("Temperature").fill("5")
         await page.get_by_label("Tokens at most").fill("900")
         await page.get_by_label("Seed").fill("3")  # a long answer
@@ -155,14 +157,17 @@ async def test_an_adapter_is_added_chosen_and_removed(visit: Visit, folder: Path
     async with visit("adapters") as opened:
         page = opened.page
         files = page.locator("input[type=file]")
-        await files.set_input_files(upload("Broken one.zip", b"PK nothing"))
-        await page.get_by_role("button", name="Upload").click()
+        name = page.get_by_role("textbox", name="Name")
+        await files.set_input_files(upload("nato.zip", b"PK nothing"))
+        assert await name.input_value() == "nato"
+        await page.get_by_text("nato exists already, at version 1").wait_for()
+        await page.get_by_role("button", name="Upload as the next version").click()
         await page.get_by_role("alert").wait_for()
         opened.complaints.clear()  # the browser notes the status 422
 
-        for version in (1, 2):
+        for version in (1, 2):  # under its own name, not under that of the refused one
             await files.set_input_files(upload("Spare.zip", zipped(ROOT / "adapters" / "nato")))
-            await page.get_by_label("Name", exact=True).fill("spare")
+            assert await name.input_value() == "spare"
             await page.get_by_role("button", name=re.compile("^Upload")).click()
             await page.get_by_role("status").filter(has_text=f"spare version {version} is served").wait_for()
         assert "language model" in await page.locator(".upload .pairs").inner_text()
@@ -191,6 +196,92 @@ async def test_an_adapter_is_added_chosen_and_removed(visit: Visit, folder: Path
         await dialog.get_by_role("button", name="Delete").click()
         await card.wait_for(state="detached")
         assert not (folder / "adapters" / "spare").exists()
+        await page.get_by_role("button", name="Undo").click()
+        await page.get_by_text("spare is served again, as version 2").wait_for()
+        await card.get_by_role("button", name="Delete").click()
+        await dialog.get_by_role("button", name="Delete").click()
+        await card.wait_for(state="detached")
+        await page.reload()
+        await page.get_by_text(re.compile(r"^Deleted adapters \(\d+\)$")).click()
+        await page.get_by_role("combobox", name="Version of spare to bring back").select_option("v1")
+        await page.get_by_role("button", name="Bring back spare").click()
+        await card.get_by_text("v1", exact=True).first.wait_for()
+        assert "39.1 %" in await card.inner_text()
+        await card.get_by_role("button", name="Delete").click()
+        await dialog.get_by_role("button", name="Delete").click()
+        await card.wait_for(state="detached")
+
+
+FOLDER = """(zone, [top, files]) => {
+    const decode = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const tree = {};
+    for (const [path, text] of Object.entries(files)) {
+        const parts = path.split("/");
+        const leaf = parts.reduce((node, part, at) =>
+            node[part] ??= at === parts.length - 1 ? new File([decode(text)], part) : {}, tree);
+    }
+    const entry = (name, node, path) => node instanceof File
+        ? {isFile: true, isDirectory: false, name, fullPath: path, file: (good) => good(node)}
+        : {isFile: false, isDirectory: true, name, fullPath: path, createReader: () => {
+            let left = Object.entries(node).map(([one, inner]) => entry(one, inner, `${path}/${one}`));
+            return {readEntries: (good) => { const some = left.slice(0, 2); left = left.slice(2); good(some); }};
+        }};
+    const event = new Event("drop", {bubbles: true, cancelable: true});
+    const items = [{kind: "file", webkitGetAsEntry: () => entry(top, tree, `/${top}`)}];
+    Object.defineProperty(event, "dataTransfer", {value: {items, files: [new File([], top)]}});
+    zone.dispatchEvent(event);
+}"""
+
+
+def encoded(folder: Path) -> dict[str, str]:
+    """All files below a folder by path, as base64."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): b64encode(file.read_bytes()).decode() for file in files}
+
+
+async def test_a_dropped_folder_is_read(visit: Visit, tmp_path: Path) -> None:
+    """An adapter's folder among a trainer's files; one without an adapter; a folder of data with long names."""
+    run = tmp_path / "My Run"
+    shutil.copytree(ROOT / "adapters" / "nato", run / "checkpoint-9")
+    (run / "checkpoint-9" / "optimizer.pt").write_bytes(bytes(1000))
+    (run / ".DS_Store").write_bytes(b"x")
+    async with visit("adapters") as opened:
+        page = opened.page
+        await page.locator(".drop").evaluate(FOLDER, ["Notes", {"a/read me.txt": "QUJD"}])
+        await page.get_by_role("alert").filter(has_text="The folder Notes holds no adapter").wait_for()
+        await page.locator(".drop").evaluate(FOLDER, ["My Run", encoded(run)])
+        assert await page.get_by_role("textbox", name="Name").input_value() == "checkpoint-9"
+        assert "optimizer.pt" not in await page.locator(".upload-form").inner_text()
+        await page.get_by_role("textbox", name="Name").fill("dropped")
+        await page.get_by_role("button", name="Upload", exact=True).click()
+        await page.get_by_role("status").filter(has_text="dropped version 1 is served").wait_for()
+        card = page.get_by_role("article", name="dropped")
+        await card.get_by_role("button", name="Delete").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await page.get_by_role("status").filter(has_text="has been deleted since").wait_for()
+
+    data = tmp_path / "data"
+    write(data, 20)
+    far = f"{'d' * 60}/{'遠' * 30}.wav"  # beyond the 100 bytes of a plain tar header
+    (data / far).parent.mkdir()
+    lines = (data / "data.jsonl").read_text().splitlines()
+    row = json.loads(lines[0])
+    (data / row["audio"]).rename(data / far)
+    (data / "data.jsonl").write_text("\n".join([json.dumps(row | {"audio": far}), *lines[1:]]) + "\n")
+    async with visit("train") as opened:
+        page = opened.page
+        await page.locator(".drop").evaluate(FOLDER, ["data", encoded(data)])
+        assert await page.get_by_label("Name of the adapter").input_value() == "data"
+        await page.get_by_role("button", name="Check the data first").click()
+        await page.get_by_text("can be trained on").first.wait_for(timeout=LONG)
+        # the check stands among the jobs, from where its data can be deleted
+        entry = page.get_by_role("region", name="Jobs").get_by_role("button").filter(has_text="data check").first
+        await entry.click()
+        job = page.get_by_role("region", name="data", exact=True)
+        await job.get_by_role("button", name="Delete").click(timeout=LONG)
+        await page.get_by_role("dialog").get_by_text("The data that was checked").wait_for()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await job.wait_for(state="detached")
 
 
 async def test_data_is_checked_and_its_bad_clips_are_heard(visit: Visit, tmp_path: Path) -> None:
@@ -204,30 +295,40 @@ async def test_data_is_checked_and_its_bad_clips_are_heard(visit: Visit, tmp_pat
         assert await page.get_by_label("Name of the adapter").input_value() == "noisy"
         await page.get_by_role("button", name="Check the data first").click()
         await page.get_by_text("Only noise").wait_for(timeout=LONG)
-        await page.get_by_role("button", name="Hear noise.wav").click()
+        await page.get_by_role("button", name="Listen to noise.wav").first.click()
         await page.get_by_role("button", name="Play noise.wav").click()
         await page.get_by_role("button", name="Pause noise.wav").wait_for()
-        await page.get_by_role("checkbox", name="Train in spite of it").check()
+        await page.get_by_role("checkbox", name="Train anyway").check()
         await page.get_by_role("button", name="Check the data first").click()
         await page.get_by_role("region", name="Estimate").wait_for(timeout=LONG)
         assert "61,440" in await page.get_by_role("region", name="Estimate").inner_text()
+        report = page.get_by_role("region", name="Data check").first
+        assert "--" not in await report.inner_text()
+        await page.get_by_role("combobox", name="Language").select_option("繁體中文")
+        await page.get_by_text("段錄音只有平穩雜訊").first.wait_for()
 
 
 async def test_an_adapter_is_trained_and_tried(visit: Visit, folder: Path) -> None:
     async with visit("train") as opened:
         page = opened.page
-        await page.get_by_label("or take one that is there").select_option(f"server:{folder}/sets/tones/data.jsonl")
+        await page.get_by_label("or use one that is there").select_option(f"server:{folder}/sets/tones/data.jsonl")
         await page.get_by_label("Name of the adapter").fill("line")
         await page.get_by_text("Options").click()
-        await page.get_by_label("Epochs").fill("1")
+        await page.get_by_label("Epochs").fill("100")
         await page.get_by_role("button", name="Train", exact=True).click()
         job = page.get_by_role("region", name="line")
+        await job.get_by_role("button", name="Cancel").wait_for(timeout=LONG)
+        await page.reload()  # what runs is open again
         await job.get_by_role("button", name="Cancel").click(timeout=LONG)
         await job.get_by_text("cancelled", exact=True).wait_for(timeout=LONG)
         await job.get_by_role("button", name="Delete").click()
         await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         await job.wait_for(state="detached")
 
+        await page.get_by_label("or use one that is there").select_option(f"server:{folder}/sets/tones/data.jsonl")
+        await page.get_by_label("Name of the adapter").fill("line")
+        await page.get_by_text("Options").click()
+        await page.get_by_label("Epochs").fill("1")
         await page.get_by_role("button", name="Train", exact=True).click()
         await job.get_by_role("link", name="Try it now").wait_for(timeout=LONG)
         assert "Exact match" in await job.locator(".figures").inner_text()
@@ -235,6 +336,31 @@ async def test_an_adapter_is_trained_and_tried(visit: Visit, folder: Path) -> No
         assert len(points.split()) == 3  # one for each step
         await job.get_by_role("link", name="Try it now").click()
         assert await page.get_by_role("combobox", name="One adapter").input_value() == "line"
+
+        # the examination after the last step, in the events of this very run
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=opened.url, headers=headers, trust_env=False) as client:
+            done = (await client.get("/training/jobs")).json()["jobs"][0]
+            events = (await client.get(f"/training/jobs/{done['id']}/events")).text.split("\n\n")
+        last = min(at for at, one in enumerate(events) if "event: exam" in one and '"after"' in one)
+        running = done | {"state": "running", "told": done["told"] | {"adapter": None, "metrics": None, "exam": None}}
+        await page.route(f"**/training/jobs/{done['id']}", lambda route: route.fulfill(json=running))
+        stream = "\n\n".join([*events[: last + 1], ""])
+        await page.route("**/events", lambda route: route.fulfill(body=stream, content_type="text/event-stream"))
+        await opened.go("train")
+        await page.reload()
+        await job.get_by_text(re.compile(r"The adapter answers the held-out questions: 0 of \d+")).wait_for()
+        await page.unroute_all()
+
+        # deleted: the job says so, in place of "is served"
+        await opened.go("adapters")
+        await page.get_by_role("article", name="line").get_by_role("button", name="Delete").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await page.get_by_text("line is deleted and no longer served").wait_for()
+        await opened.go("train")
+        await page.reload()
+        await job.get_by_text("has been deleted since").wait_for()
+        assert await job.get_by_text("is served").count() == 0
 
 
 async def test_the_server_tells_how_it_stands(visit: Visit) -> None:

@@ -1,4 +1,4 @@
-"""Columnar files, Parquet and Arrow: rows as they are, recordings left where they lie until they are heard.
+"""Columnar files, Parquet and Arrow: rows as they are, recordings left where they lie until they are decoded.
 
 Read by pyarrow alone: `datasets` would copy Parquet into a cache, and opens whatever path a cell or a `state.json`
 names.
@@ -24,7 +24,7 @@ from training.data.rows import Sound
 
 Features = Mapping[str, Any]  # as Hugging Face keeps them in a table's metadata
 Fetch = Callable[[int], object]  # the cell of one row
-_reading = threading.Lock()  # one group is unpacked once, however many threads hear its recordings
+_reading = threading.Lock()  # one group is unpacked once, however many threads decode its recordings
 
 
 @dataclass(frozen=True)

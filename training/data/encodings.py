@@ -11,7 +11,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# What spreadsheets write beside them: they share bytes, so that a wrong guess would be wrong letters without a word
+# Encodings that spreadsheets write beside them: they share bytes, so a wrong guess would give wrong letters silently
 _OTHERS = ("gb18030", "big5", "shift_jis", "cp1252")
 
 
@@ -30,7 +30,7 @@ def text_in(data: bytes, name: str) -> str:
 
 
 def likely_encoding(text: str) -> str | None:
-    """What a text with surrogates may have been written in, for an error's words; None where nothing is likely."""
+    """The encoding that a text with surrogates may have had, for an error message; None where nothing is likely."""
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ from training.data.encodings import likely_encoding, text_in
 from training.data.files import KINDS, read_file
 from training.data.hub import is_saved, read_saved
 from training.data.records import BadRow, Notes, PassedOver, Record
-from training.data.splitnames import BESIDE, KNOWN, WORDS, split_of, splits_of_files
+from training.data.splitting import BESIDE, KNOWN, WORDS, split_of, splits_of_files
 from training.data.transcripts import Said, is_kaldi, kaldi_rows, lists_in, read_list
 
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation", "about")
@@ -77,7 +77,7 @@ class _Reader:
             yield from self._recordings(folder, split)
 
     def _lists_beside(self, folder: Path, folders: Sequence[Path]) -> bool:
-        """Whether lists of transcripts here, or in a folder of their own, are about recordings in the other folders."""
+        """True if lists of transcripts here, or in a folder of their own, are about recordings in the other folders."""
         files = [path for path in sorted(folder.rglob("*")) if self._counts(path, folder)]
         found = [path for path in files if _is_recording(path)]
         lists = [path for path in lists_in(files) if not any(inner in path.parents for inner in folders)]
@@ -100,7 +100,7 @@ class _Reader:
     def _are_splits(
         self, folder: Path, entries: Sequence[Path], splits: dict[Path, str | None], split: str | None
     ) -> bool:
-        """Whether the folders in a folder are splits. Raises DatasetError where some are and others are not."""
+        """True if the folders in a folder are splits. Raises DatasetError where some are and others are not."""
         named = [entry.name for entry in splits if splits[entry]]
         if not named or (len(named) < len(splits) and self._are_classes(folder, named)):
             return False
@@ -118,7 +118,7 @@ class _Reader:
         return True
 
     def _are_classes(self, folder: Path, named: Sequence[str]) -> bool:
-        """Whether names that hold a split's word are a class's: one such as test-tone, among others, without texts."""
+        """True if names that hold a split's word are a class's: one such as test-tone, among others, without texts."""
         plain = any(name.casefold() in WORDS for name in named)
         return not plain and len({split_of(name) for name in named}) == 1 and not any(folder.rglob("*.txt"))
 
@@ -162,7 +162,7 @@ class _Reader:
         return next(iter(found), None)
 
     def _listed(self, lists: Sequence[Path], found: Sequence[Path]) -> dict[str, Said] | None:
-        """What the lists say of each recording, by its path without suffix; None where no line names a recording."""
+        """The lists' text for each recording, by its path without suffix; None where no line names a recording."""
         paths: dict[str, list[Path]] = {}
         for path in found:
             paths.setdefault(normalize("NFC", path.stem), []).append(path)
@@ -215,7 +215,7 @@ def _is_data_file(path: Path) -> bool:
 
 
 def _holds_data(folder: Path) -> bool:
-    """Whether anything in it could be read: folders of pictures or notes are not asked what they are."""
+    """True if anything in it could be read: folders of pictures or notes are not asked what they are."""
     return any(
         _is_recording(path) or _is_data_file(path) or path.name == "wav.scp"
         for path in folder.rglob("*")
@@ -224,7 +224,7 @@ def _holds_data(folder: Path) -> bool:
 
 
 def _wraps(folder: Path) -> bool:
-    """Whether an only folder is what an archive puts around its content, and no class."""
+    """True if an only folder is what an archive puts around its content, and no class."""
     return is_saved(folder) or any(
         entry.is_dir() or _is_data_file(entry) for entry in folder.iterdir() if not is_hidden(entry.name)
     )

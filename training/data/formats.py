@@ -13,15 +13,14 @@ from training.data.paths import find_recording
 from training.data.records import BadRow, Record, Rules, shown
 from training.data.rows import PLACEHOLDER, Row, Sound, Turn
 from training.data.segments import Part, part_of
-from training.data.texts import text_of
-from training.data.turns import Named, turns_of
+from training.data.turns import Named, text_of, turns_of
 
 __all__ = ["BadRow", "Record", "Rules", "row_of"]
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 _READ = frozenset(
     (*names.AUDIO, *names.PROMPT, *names.RESPONSE, *names.SYSTEM, *names.MESSAGES, *names.REFUSED, *names.USUAL)
-) | {names.INPUT, names.HISTORY, "label", "split"}
+) | {names.INPUT, names.HISTORY, "label", "split", "corrected"}
 
 
 def row_of(record: Record, rules: Rules) -> Row:
@@ -49,7 +48,8 @@ def row_of(record: Record, rules: Rules) -> Row:
     if split and record.split and split != record.split:
         raise BadRow(f"its split is {split}, and it stands in a file or folder of {record.split}")
     split = record.split or split
-    return Row(tuple(turns), tuple(_cut(sounds, part)), label, record.place, split)
+    corrected = names.as_flag(fields.get("corrected")) is True
+    return Row(tuple(turns), tuple(_cut(sounds, part)), label, record.place, split, corrected)
 
 
 def _conversation(
@@ -89,7 +89,7 @@ def _short(fields: Mapping[str, object], default_prompt: str, count: int) -> lis
     prompt = _prompt(fields) or default_prompt
     if not any(PLACEHOLDER in text for text in (prompt, *(turn.text for turn in turns))):
         if turns and count:
-            raise BadRow(f"history is filled and no turn holds {PLACEHOLDER}; write it where the recording is heard")
+            raise BadRow(f"history is filled and no turn holds {PLACEHOLDER}; write it where the recording belongs")
         prompt = PLACEHOLDER * count + prompt
     turns.append(Turn("user", prompt))
     _, response = one_of(fields, names.RESPONSE, "answer")
@@ -101,7 +101,7 @@ def _short(fields: Mapping[str, object], default_prompt: str, count: int) -> lis
 
 
 def _prompt(fields: Mapping[str, object]) -> str:
-    """What is asked: Alpaca's `instruction` and `input` are joined by a line's end, as its trainers do."""
+    """The question: Alpaca's `instruction` and `input` are joined by a line's end, as its trainers do."""
     name, prompt = one_of(fields, names.PROMPT, "prompt")
     more = fields.get(names.INPUT)
     if filled(prompt) and filled(more) and name not in ("instruction", "prompt"):
@@ -127,7 +127,7 @@ def _history(value: object) -> list[Turn]:
 
 
 def _audios(fields: Mapping[str, object]) -> list[object]:
-    """What the row names as its recordings. An embedded one counts before the path that it came from."""
+    """The recordings that the row names. An embedded one counts before the path that it came from."""
     given = {name: fields[name] for name in names.AUDIO if filled(fields.get(name))}
     inside = {name: value for name, value in given.items() if not isinstance(value, str | list)}
     value: object = _longest(given) if not inside else None
@@ -182,8 +182,8 @@ def _learned_alone(turns: list[Turn], sounds: list[Sound], labelled: bool) -> tu
             return turns, sounds
         raise BadRow("all its answers are marked as not to be learned; remove the row")
     while not turns[-1].learned:
-        heard = turns[-2].text.count(PLACEHOLDER)
-        turns, sounds = turns[:-2], sounds[: len(sounds) - heard]
+        placed = turns[-2].text.count(PLACEHOLDER)
+        turns, sounds = turns[:-2], sounds[: len(sounds) - placed]
     return turns, sounds
 
 

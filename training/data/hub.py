@@ -46,7 +46,7 @@ def read_hub(source: str, roots: Sequence[Path] = ()) -> Iterator[Record]:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote this folder."""
+    """True if `save_to_disk` wrote this folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
@@ -112,6 +112,7 @@ def _datasets() -> Any:
         import datasets
     except ImportError:
         raise DatasetError("Hugging Face data sets need the extra: pip install 'overtone[train]'.") from None
+    datasets.disable_progress_bars()
     return datasets
 
 

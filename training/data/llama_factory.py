@@ -64,7 +64,7 @@ class Entry:
 
 
 def entry_of(file: Path, notes: Notes) -> Entry | None:
-    """What a `dataset_info.json` beside the file says of it; None where it says nothing. Raises DatasetError."""
+    """The entry for the file in a `dataset_info.json` beside it; None without one. Raises DatasetError."""
     listed = _listed(file.parent)
     found = {name: entry for name, entry in listed.items() if _names(entry, file.name)}
     if not found:

@@ -1,4 +1,4 @@
-"""What a reader hands on before anything is understood of it, and what it could not hand on."""
+"""Records as readers hand them on, before their fields are understood, and notes on what was left out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class BadRow(Exception):
-    """Why a record is no row; words that follow its place."""
+    """The reason why a record is no row; words that follow its place."""
 
 
 class Record(NamedTuple):
@@ -29,7 +29,7 @@ class PassedOver(NamedTuple):
 
 @dataclass
 class Notes:
-    """What reading a source leaves to report beside its rows.
+    """Facts to report of a source beside its rows.
 
     ``idle``: fields that carry no meaning for training. ``unknown``: fields that no reader knows, with the number of
     rows that fill them. ``read``: data files, transcripts and recordings that were used. ``remarks``: how a layout
@@ -60,7 +60,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Rules:
-    """How records become rows.
+    """The rules by which records become rows.
 
     ``prompt``: for rows without one. ``audio_roots``: recordings must lie under one of them; none: anywhere.
     ``head``: labels are classes, so that a boolean label is one too.

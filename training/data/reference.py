@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from training.audio_features import AudioFeatures
 from training.data.rows import Sound
-from training.hearing import Hearing
 
 Embed = Callable[[Sequence[Sound]], npt.NDArray[Any]]  # embeddings [recordings, width]
 FOLDER = Path(__file__).parent / "reference"
@@ -39,13 +39,16 @@ class Reference:
         return _distances(embeddings, self.mean, self.variance)
 
 
-def tower_embedding(hearing: Hearing) -> Embed:
-    """The tower's output averaged over all of a recording; kept in ``hearing``'s cache, where training finds it."""
+def tower_embedding(audio_features: AudioFeatures) -> Embed:
+    """Means of the tower's output over whole recordings, kept in the cache of ``audio_features`` for training."""
 
     @torch.no_grad()
     def embed(sounds: Sequence[Sound]) -> npt.NDArray[Any]:
         return np.stack(
-            [torch.cat(hearing.tower_output(clips)).float().mean(0).cpu().numpy() for clips in hearing.hear(sounds)]
+            [
+                torch.cat(audio_features.tower_output(clips)).float().mean(0).cpu().numpy()
+                for clips in audio_features.extract(sounds)
+            ]
         )
 
     return embed

@@ -10,7 +10,7 @@ PLACEHOLDER = "<audio>"
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn; ``text`` holds a placeholder for each recording that is heard there.
+    """One turn; ``text`` holds a placeholder for each recording that belongs there.
 
     ``learned``: whether an assistant's words are supervised; without, they are context alone.
     """
@@ -22,7 +22,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sound:
-    """Where a recording's bytes come from.
+    """The source of a recording's bytes.
 
     ``start`` and ``end``: the part that is meant, in seconds; None: from its beginning, to its end.
     ``stated``: the seconds that the row says it lasts, which the gate compares with what it does last.
@@ -45,13 +45,14 @@ class Sound:
 
 @dataclass(frozen=True)
 class Row:
-    """``place`` tells people where it stands, such as `data.jsonl:17`."""
+    """``place``: file and line for messages, such as `data.jsonl:17`. ``corrected``: in place of a model's answer."""
 
     turns: tuple[Turn, ...]
     sounds: tuple[Sound, ...]
     label: str | None
     place: str
     split: str | None = None
+    corrected: bool = False
 
     @property
     def prompt(self) -> str:

@@ -98,7 +98,7 @@ _ALL = frozenset((*_START, *_END, *_DURATION, "onset", "offset", "start_offset",
 
 
 def is_time(name: str) -> bool:
-    """Whether a normal name is one of a part's times."""
+    """True if a normal name is one of a part's times."""
     return _base(name)[0] in _ALL
 
 

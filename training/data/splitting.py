@@ -1,13 +1,27 @@
-"""Rows to train on and rows held out."""
+"""Rows to train on and rows held out, and the splits that names of files and folders say.
 
+A name says a split by the words that Hugging Face's loader looks for.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal, cast
 
 from app.errors import DatasetError
-from training.data.findings import SplitUse
+from training.data.checks.findings import SplitUse
+from training.data.fields import SPLITS
 from training.data.rows import Row
+
+KNOWN = "train, training, val, valid, validation, dev, eval, test or testing"
+# Tables that Common Voice puts beside train, dev and test: rows of theirs again, or rows that were voted down
+BESIDE = frozenset(
+    ("validated", "invalidated", "other", "reported", "clip_durations", "validated_sentences", "unvalidated_sentences")
+)
+WORDS = frozenset(SPLITS)
+_SHARD = re.compile(r"[-_.]?\d+")
 
 
 def split(
@@ -31,7 +45,7 @@ def split(
 
 
 def uses_of(rows: Sequence[Row], train: Sequence[Row], held: Sequence[Row]) -> list[SplitUse]:
-    """What becomes of the rows of each split that ``rows`` name, in the order train, validation, test, none."""
+    """The use of each split that ``rows`` name, in the order train, validation, test, none."""
     sides = ("train", {id(row) for row in train}), ("held_out", {id(row) for row in held})
     found = Counter((row.split, next((use for use, side in sides if id(row) in side), "unused")) for row in rows)
     order = ("train", "validation", "test", None)
@@ -78,3 +92,35 @@ def _groups(rows: Sequence[Row], key_of: Callable[[Row], tuple[str, ...]]) -> di
     for index, own in enumerate(keys):
         groups.setdefault(root(own[0]), []).append(index)
     return groups
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name says: `train-clean-100`, `my_val`, `test`. None without one.
+
+    Raises DatasetError where it says two.
+    """
+    words = re.split(r"[-._ 0-9]+", name.casefold())
+    found = {SPLITS[word] for word in words if word in SPLITS}
+    if len(found) > 1:
+        raise DatasetError(f"The name {name!r} says {' and '.join(sorted(found))}; rename it to one of {KNOWN}.")
+    return next(iter(found), None)
+
+
+def splits_of_files(files: list[Path]) -> dict[Path, str | None]:
+    """The split of each data file of one folder; a single one may have any name. Raises DatasetError.
+
+    Several files make one split only as its numbered shards.
+    """
+    if len(files) == 1:  # what else its name may say, it is the data
+        return {files[0]: SPLITS.get(files[0].stem.casefold())}
+    splits = {file: split_of(file.stem) for file in files}
+    names = ", ".join(file.name for file in files[:5])
+    if None in splits.values():
+        known = f"one a split (train.jsonl, val.jsonl …: {KNOWN})"
+        raise DatasetError(f"The folder holds several data files ({names}); leave one, or {known}.")
+    for split in set(splits.values()):
+        same = [file for file in files if splits[file] == split]
+        if len({_SHARD.sub("", file.name) for file in same}) > 1:
+            listed = ", ".join(file.name for file in same[:5])
+            raise DatasetError(f"The folder holds several data files for {split} ({listed}); leave one of them.")
+    return splits

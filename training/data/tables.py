@@ -82,7 +82,7 @@ def _separators_alone(text: str, separator: str) -> list[int]:
 
 
 def _separator(first: str, suffix: str) -> tuple[str, bool]:
-    """What separates the first line's cells, and whether a blank follows it: what gives the most known names."""
+    """The separator of the first line that gives the most known names, and whether a blank follows it."""
     usual = "\t" if suffix == ".tsv" else ","
     order = [usual, *(one for one in SEPARATORS if one != usual)]
 
@@ -111,7 +111,7 @@ def _names_something(name: str) -> bool:
 
 
 def _is_header(header: Sequence[str]) -> bool:
-    """Whether a column says that it names recordings, or any two columns say what they are."""
+    """True if a column says that it names recordings, or any two columns say what they are."""
     plain = {normal(name) for name in header}
     return bool(plain & _FACTS) or sum(map(_names_something, header)) >= 2
 
@@ -129,13 +129,13 @@ def _rows(text: str, separator: str, spaced: bool, width: int) -> list[Line]:
 
 
 def _swallows(cell: str, separator: str) -> bool:
-    """Whether a quoted cell goes on over lines that name recordings of their own."""
+    """True if a quoted cell goes on over lines that name recordings of their own."""
     _, *later = LINE_END.split(cell)
     return any(_names_a_recording(one) for line in later if separator in line for one in line.split(separator))
 
 
 def _marks_are_text(quoted: Sequence[Line], literal: Sequence[Line], separator: str) -> bool:
-    """Whether quotation marks belong to the words, where every physical line has the header's number of cells.
+    """True if quotation marks belong to the words, where every physical line has the header's number of cells.
 
     They do where they cannot be read as quotes; and in files separated by tabs, which Common Voice's kind never
     quotes, where a cell is quoted that needs no quotes among others that are not.

@@ -44,7 +44,7 @@ def read_list(file: Path, top: Path, notes: Notes) -> Iterator[tuple[str, Said]]
 
 
 def is_kaldi(folder: Path) -> bool:
-    """Whether the folder holds Kaldi's tables of recordings and words."""
+    """True if the folder holds Kaldi's tables of recordings and words."""
     return all((folder / name).is_file() for name in KALDI)
 
 
@@ -58,11 +58,11 @@ def kaldi_rows(folder: Path, top: Path, notes: Notes) -> Iterator[tuple[str, obj
     for table in ("utt2spk", "spk2utt", "spk2gender", "utt2dur", "reco2dur", "utt2num_frames", "feats.scp", "cmvn.scp"):
         if (folder / table).is_file():
             notes.read.add(folder / table)
-    heard = set[str]()
+    found = set[str]()
     for utterance, said in read_list(folder / "text", top, notes):
-        heard.add(utterance)
+        found.add(utterance)
         yield said.place, _utterance(utterance, said, recordings, parts, folder, top)
-    for name in (parts if parts is not None else recordings).keys() - heard:
+    for name in (parts if parts is not None else recordings).keys() - found:
         yield f"{(folder / 'wav.scp').relative_to(top)}", BadRow(f"the utterance {name!r} has no line in text")
 
 

@@ -3,13 +3,17 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from training.data.encodings import likely_encoding
 from training.data.fields import LEARNED, TURN_REFUSED, as_flag, filled, normalised
 from training.data.records import BadRow, shown
 from training.data.rows import PLACEHOLDER, Role, Sound, Turn
-from training.data.texts import text_of
+
+CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # the form of control tokens; the renderer refuses others
+OTHER_MEDIA = re.compile(r"<(image|video|bbox|ref-object)>")  # placeholders of trainers for other media
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -80,7 +84,7 @@ def _spoken(fields: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, ob
 
 
 def _is_learned(fields: Mapping[str, object], role: str) -> bool:
-    """Whether an assistant's turn is supervised: `loss` of ms-swift, `weight` of OpenAI, `train` of axolotl."""
+    """True if an assistant's turn is supervised: `loss` of ms-swift, `weight` of OpenAI, `train` of axolotl."""
     marks = {name: fields[name] for name in LEARNED if filled(fields.get(name))}
     if role != "assistant":
         return True  # asked of assistants alone: their trainers overlook it elsewhere
@@ -113,7 +117,7 @@ def _content(content: object) -> tuple[object, Named]:
 
 
 def _recording(item: Mapping[str, object]) -> object:
-    """What an item of audio names: a path, or the bytes themselves; None: the next of `audios`."""
+    """The recording that an item of audio names: a path, or the bytes themselves; None: the next of `audios`."""
     given = [item[name] for name in ("audio", "input_audio", "audio_url", "path", "url") if filled(item.get(name))]
     if len(given) > 1:
         raise BadRow("an item of audio names two recordings")
@@ -137,3 +141,17 @@ def _decoded(data: object) -> Sound:
     except (ValueError, binascii.Error):
         raise BadRow("the data of input_audio is no base64") from None
     return Sound("input_audio", data=content)
+
+
+def text_of(value: object, field: str) -> str:
+    """The value if it is text that can be learned. Raises BadRow."""
+    if not isinstance(value, str):
+        raise BadRow(f"{field} must be text, not {shown(value)}")
+    if token := CONTROL.search(value):
+        raise BadRow(f"{field} holds {token[0]}, which steers the model itself")
+    if token := OTHER_MEDIA.search(value):
+        raise BadRow(f"{field} holds {token[0]}; only recordings can be trained on")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        likely = likely_encoding(value)
+        raise BadRow(f"{field} holds broken characters{f' (it may be {likely})' if likely else ''}; save it as UTF-8")
+    return value

@@ -50,6 +50,11 @@ def main() -> None:
     step.add_argument("--peak", type=float, default=2e-3, help="step in parts of a tensor's usual weight")
     step.add_argument("--seed", type=int, default=1)
     step.add_argument("--out", type=Path, required=True)
+    step.add_argument("--teacher", type=Path, help="folder written by the step teacher")
+    step.add_argument("--eight-bits", type=float, default=1.0, help="part of the run after which weights are rounded")
+    step = steps.add_parser("teacher", help="write Whisper with the vocabulary that a folder's tokens need")
+    step.add_argument("--start", type=Path, required=True)
+    step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("average", help="average the weights of folders")
     step.add_argument("--bases", type=Path, nargs="+", required=True, help="the first gives tokenizer and settings")
     step.add_argument("--out", type=Path, required=True)
@@ -64,6 +69,7 @@ def main() -> None:
     step.add_argument("--base", type=Path, required=True)
     step.add_argument("--human", type=Path, nargs="+", required=True)
     step.add_argument("--peer", action="store_true", help="score Whisper tiny.en too")
+    step.add_argument("--eight-bits", action="store_true", help="score the weights as eight bits keep them")
     step.add_argument("--out", type=Path, required=True)
     step = steps.add_parser("card", help="put the figures into the card and renew SHA256SUMS")
     step.add_argument("--base", type=Path, required=True)
@@ -79,9 +85,9 @@ def main() -> None:
 
 def lines(arguments: argparse.Namespace) -> None:
     """Draw the lines."""
-    from training.pretrain.corpus import Corpus, HeldOut
-    from training.pretrain.humans import read
-    from training.pretrain.synth import write_lines
+    from training.pretrain.evaluation.humans import read
+    from training.pretrain.speech.synthesis import write_lines
+    from training.pretrain.text.corpus import Corpus, HeldOut
 
     spoken = (clip.text for folder in arguments.human for clip in read(folder))
     write_lines(Corpus(HeldOut(spoken), arguments.seed), arguments.count, arguments.out)
@@ -90,22 +96,22 @@ def lines(arguments: argparse.Namespace) -> None:
 def build(arguments: argparse.Namespace) -> None:
     """Write the untrained folder."""
     from training.pretrain.folder import build
-    from training.pretrain.synth import read_lines
+    from training.pretrain.speech.synthesis import read_lines
 
     build(read_lines(arguments.lines), arguments.tower, arguments.out)
 
 
 def kokoro(arguments: argparse.Namespace) -> None:
     """Record with Kokoro."""
-    from training.pretrain.kokoro import record
-    from training.pretrain.synth import read_lines
+    from training.pretrain.speech.kokoro import record
+    from training.pretrain.speech.synthesis import read_lines
 
     record(read_lines(arguments.lines), arguments.out, arguments.minutes)
 
 
 def synth(arguments: argparse.Namespace) -> None:
     """Say the lines."""
-    from training.pretrain.synth import import_recordings, synthesise
+    from training.pretrain.speech.synthesis import import_recordings, synthesise
 
     if arguments.recorded:
         import_recordings(arguments.recorded, arguments.out)
@@ -129,25 +135,33 @@ def train(arguments: argparse.Namespace) -> None:
 
 def start(arguments: argparse.Namespace) -> None:
     """Write the start."""
+    from training.pretrain.speech.synthesis import read_lines, read_speech
     from training.pretrain.start import build
-    from training.pretrain.synth import read_lines, read_speech
 
     build(read_lines(arguments.lines), arguments.tower, read_speech(arguments.shards, 110), arguments.out)
 
 
 def tune(arguments: argparse.Namespace) -> None:
     """Teach the start."""
-    from training.pretrain.tune import tune
+    from training.pretrain.tune import Run, tune
 
-    tune(
-        arguments.start,
-        arguments.shards,
-        arguments.out,
+    run = Run(
         arguments.seconds,
         arguments.at_least,
         arguments.peak,
         arguments.seed,
+        arguments.teacher,
+        arguments.eight_bits,
     )
+    tune(arguments.start, arguments.shards, arguments.out, run)
+
+
+def teacher(arguments: argparse.Namespace) -> None:
+    """Write the teacher."""
+    from training.pretrain.folder import load
+    from training.pretrain.teacher import cut
+
+    cut(load(arguments.start)[1].tokenizer, arguments.out)
 
 
 def average(arguments: argparse.Namespace) -> None:
@@ -166,22 +180,22 @@ def adapters(arguments: argparse.Namespace) -> None:
 
 def humans(arguments: argparse.Namespace) -> None:
     """Convert the Asterisk prompts."""
-    from training.pretrain.humans import collect
+    from training.pretrain.evaluation.humans import collect
 
     print(collect(arguments.out), "clips")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Score a folder."""
-    from training.pretrain.evaluate import evaluate
+    from training.pretrain.evaluation.evaluate import evaluate
 
-    figures = evaluate(arguments.base, arguments.human, arguments.out, arguments.peer)
+    figures = evaluate(arguments.base, arguments.human, arguments.out, arguments.peer, arguments.eight_bits)
     print(json.dumps(figures, indent=1))
 
 
 def card(arguments: argparse.Namespace) -> None:
     """Write the card's figures."""
-    from training.pretrain.card import write
+    from training.pretrain.evaluation.card import write
 
     write(arguments.base, arguments.figures)
 
@@ -201,6 +215,7 @@ STEPS = {
     "train": train,
     "start": start,
     "tune": tune,
+    "teacher": teacher,
     "average": average,
     "adapters": adapters,
     "humans": humans,

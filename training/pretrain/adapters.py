@@ -18,10 +18,10 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from training.pretrain import folder, network
 from training.pretrain.pool import Batcher, Pool
-from training.pretrain.synth import Record
-from training.pretrain.tasks import BY_NAME, NO_SPEECH
+from training.pretrain.speech.synthesis import Record
+from training.pretrain.text.tasks import BY_NAME, NO_SPEECH
+from training.pretrain.text.wording import spell_nato
 from training.pretrain.train import prefetch
-from training.pretrain.wording import spell_nato
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TARGETS = r".*language_model.*\.(" + "|".join(PARTS) + ")"
@@ -35,7 +35,7 @@ LETTERS = 32  # the longest text that the NATO adapter is trained to spell
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an adapter: its task in words, default prompt, clips and answers."""
+    """The recipe of an adapter: its task in words, default prompt, clips and answers."""
 
     name: str
     task: str

@@ -20,10 +20,10 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from app.model.checkpoint import open_checkpoint
-from training.pretrain.corpus import Line
-from training.pretrain.tasks import TASKS
-from training.pretrain.wording import NATO, spell_nato
+from app.models.weights.checkpoint import open_checkpoint
+from training.pretrain.text.corpus import Line
+from training.pretrain.text.tasks import TASKS
+from training.pretrain.text.wording import NATO, spell_nato
 
 VOCABULARY = 4096
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
@@ -92,11 +92,15 @@ def build(lines: list[Line], tower: Path, target: Path) -> None:
 
 
 def save(model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, target: Path) -> None:
-    """Write model (fp16) and processor as Transformers reads them."""
+    """Write model (fp16) and processor as Transformers reads them; the model keeps its precision."""
+    whole = [weight.detach().clone() for weight in model.parameters()]
     model.half().save_pretrained(target)
     processor.save_pretrained(target)
     processor.feature_extractor.save_pretrained(target)  # older readers look for its own file
     model.float()
+    with torch.no_grad():
+        for weight, before in zip(model.parameters(), whole, strict=True):
+            weight.copy_(before)
 
 
 def load(source: Path) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 HIDDEN, HEAD, ALL_HEADS, INNER = 448, 64, 7, 1600
 THETA = 1e30  # of the rotary positions: pairs from the fourth on turn by less than 0.06 over 300 positions
 OTHER, AUDIO, ANSWER, SINK, BEGIN, LEVEL, CODES = 384, 385, 386, 387, 388, 389, 390  # dimensions of flags
+HEADS_END = 6 * HEAD  # first column after the heads that Whisper has
 FLAG, WORD, DEEP = 0.08, 0.5, 4.0  # sizes of the flags: ANSWER and BEGIN, OTHER, SINK
 LOUD, LIFT = 5.0, 6.0  # of AUDIO, and of LEVEL in the first layer
 SCALE_AUDIO = 0.1  # of the tower's features in the hidden state: small beside LOUD, so that the norm is constant

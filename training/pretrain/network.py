@@ -28,8 +28,8 @@ def encode(tower: Qwen2AudioEncoder, mel: Tensor, frames: Tensor) -> tuple[Tenso
     hidden = hidden[:, : int(hidden.shape[1]) // 2 * 2]
     length = hidden.shape[1]
     hidden = hidden + tower.embed_positions.weight[:length]
-    heard = torch.arange(length, device=mel.device)[None, :] < valid[:, None]
-    mask = heard[:, None, None, :].expand(-1, 1, length, -1)
+    valid_positions = torch.arange(length, device=mel.device)[None, :] < valid[:, None]
+    mask = valid_positions[:, None, None, :].expand(-1, 1, length, -1)
     for layer in tower.layers:
         hidden = layer(hidden, mask)
     hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
@@ -48,22 +48,35 @@ def listen(model: Qwen2AudioForConditionalGeneration, mel: Tensor, frames: Tenso
 def loss(model: Qwen2AudioForConditionalGeneration, batch: Batch, with_ctc: bool = True) -> tuple[Tensor, Tensor]:
     """Return the answers' cross entropy and the CTC loss of the words at the audio positions."""
     features, counts = listen(model, batch.mel, batch.frames)
-    heard = torch.arange(features.shape[1], device=counts.device)[None, :] < counts[:, None]
-    audio = batch.ids == model.config.audio_token_id
-    embedded = model.get_input_embeddings()(_forget(batch, model.config.text_config.vocab_size))
-    embedded = embedded.masked_scatter(audio[..., None], features[heard].to(embedded.dtype))
-    # right padding and causal attention: what follows a clip's answer can't reach it
-    states = model.model.language_model(inputs_embeds=embedded, output_hidden_states=with_ctc, use_cache=False)
+    logits, middle = answer(model, batch, features, counts, CTC_LAYER if with_ctc else None)
     targets = batch.labels[:, 1:]
-    answers = targets != IGNORE
-    logits = model.lm_head(states.last_hidden_state[:, :-1][answers])
     entropy = functional.cross_entropy(
-        logits.float(), targets[answers], label_smoothing=SMOOTHING if model.training else 0.0
+        logits.float(), targets[targets != IGNORE], label_smoothing=SMOOTHING if model.training else 0.0
     )
-    if not model.training or not with_ctc:
+    if middle is None or not model.training:
         return entropy, entropy.new_zeros(())
-    middle = model.model.language_model.norm(states.hidden_states[CTC_LAYER])
+    audio = batch.ids == model.config.audio_token_id
     return entropy, _ctc(model, middle, audio, counts, batch)
+
+
+def answer(
+    model: Qwen2AudioForConditionalGeneration,
+    batch: Batch,
+    features: Tensor,
+    counts: Tensor,
+    layer: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits [answer tokens of all clips, vocabulary], and the normed states of a layer if one is named."""
+    valid_positions = torch.arange(features.shape[1], device=counts.device)[None, :] < counts[:, None]
+    audio = batch.ids == model.config.audio_token_id
+    ids = _forget(batch, model.config.text_config.vocab_size) if model.training else batch.ids
+    embedded = model.get_input_embeddings()(ids)
+    embedded = embedded.masked_scatter(audio[..., None], features[valid_positions].to(embedded.dtype))
+    # right padding and causal attention: what follows a clip's answer can't reach it
+    states = model.model.language_model(inputs_embeds=embedded, output_hidden_states=layer is not None, use_cache=False)
+    logits: Tensor = model.lm_head(states.last_hidden_state[:, :-1][batch.labels[:, 1:] != IGNORE])
+    middle = model.model.language_model.norm(states.hidden_states[layer]) if layer is not None else None
+    return logits, middle
 
 
 def _ctc(

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen2AudioProcessor
+from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
+from app.models.audio_tower import audio_tokens
 from training.pretrain.folder import SYSTEM, WINDOW_S
-from training.pretrain.signals import HOP, TAIL, LogMel, disturb, mask_mel, resample
-from training.pretrain.synth import Record
-from training.pretrain.voices import RATE
+from training.pretrain.speech.signals import HOP, TAIL, LogMel, disturb, mask_mel, resample
+from training.pretrain.speech.synthesis import Record
+from training.pretrain.speech.voices import RATE
 
 GRAIN = RATE // 2  # samples; lengths of batches are multiples of it, so that FFT plans are reused
 LINGER = 0.2  # share of clips with up to two seconds of silence before and after
@@ -37,6 +38,8 @@ class Batch:
     labels: Tensor  # [clips, tokens]; IGNORE outside the answers
     spoken: Tensor  # [clips, tokens] ids of what is said, right-padded: target of the CTC loss
     spoken_length: Tensor  # [clips]
+    source: Tensor | None = None  # [clips, 80, frames] the teacher's mel, nothing blanked
+    transcribed: Tensor | None = None  # [clips] whether the answer is what is said
 
 
 class Pool:
@@ -88,9 +91,11 @@ class Batcher:
         question: Question,
         seed: int,
         fits: Callable[[Record], bool] = lambda _: True,
+        teacher: WhisperFeatureExtractor | None = None,
     ) -> None:
-        """Keep what every batch needs; training takes the clips that `fits`."""
+        """Keep what every batch needs; training takes the clips that `fits`; `teacher` asks for a second mel."""
         self.fits = fits
+        self.source_mel = LogMel(teacher).to(pool.device) if teacher else None
         self.pool, self.processor, self.question = pool, processor, question
         self.rng = random.Random(seed)
         self.log_mel = LogMel(processor.feature_extractor).to(pool.device)
@@ -123,10 +128,12 @@ class Batcher:
         inside = torch.arange(waves.shape[1], device=device)
         waves = waves * (inside < torch.from_numpy(lengths).to(device)[:, None])
         frames = -(-lengths // HOP)
-        mel = self.log_mel(functional.pad(waves, (0, TAIL + -waves.shape[1] % HOP)))
-        if augmented:
+        waves = functional.pad(waves, (0, TAIL + -waves.shape[1] % HOP))
+        mel = self.log_mel(waves)
+        source = self.source_mel(waves) if self.source_mel else None
+        if augmented and source is None:  # a teacher's tower is to be matched on whole sounds
             mel = mask_mel(mel, torch.from_numpy(frames).to(device))
-        return self._tokens([record for _, record in clips], mel, frames)
+        return self._tokens([record for _, record in clips], mel, frames, source)
 
     def _move(self, waves: Tensor, lengths: Counts) -> tuple[Tensor, Counts]:
         """Change pace and put silence before and after, within the window."""
@@ -143,10 +150,10 @@ class Batcher:
         pace, start = (torch.from_numpy(row).float().to(waves.device) for row in (speed, lead))
         return resample(waves, pace, start, length), total
 
-    def _tokens(self, records: list[Record], mel: Tensor, frames: Counts) -> Batch:
+    def _tokens(self, records: list[Record], mel: Tensor, frames: Counts, source: Tensor | None) -> Batch:
         """Lay out prompt, audio positions and answer of every clip."""
         audio, end = self.processor.audio_token_id, self.tokenizer.eos_token_id
-        ids, labels, spoken = [], [], []
+        ids, labels, spoken, transcribed = [], [], [], []
         for record, count in zip(records, audio_tokens(frames).tolist(), strict=True):
             prompt, text = self.question(record, self.rng)
             before, after = self.render(prompt, self._system())
@@ -155,6 +162,7 @@ class Batcher:
             labels.append([IGNORE] * (len(ids[-1]) - len(answer)) + answer)
             said = record.kind == "speech" and record.language == "en"
             spoken.append(self.encode(record.text) if said else [])
+            transcribed.append(said and text == record.text)
         device = self.pool.device
         return Batch(
             mel=mel,
@@ -163,6 +171,8 @@ class Batcher:
             labels=_pad(labels, IGNORE).to(device),
             spoken=_pad(spoken, 0).to(device),
             spoken_length=torch.tensor([len(row) for row in spoken]),
+            source=source,
+            transcribed=torch.tensor(transcribed).to(device),
         )
 
     def _system(self) -> str:
@@ -181,11 +191,6 @@ class Batcher:
         text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         before, after = text.split(self.processor.audio_token)
         return self.tokenizer(before).input_ids, self.tokenizer(after).input_ids
-
-
-def audio_tokens(frames: Counts) -> Counts:
-    """Positions that so many mel frames fill: 25 a second."""
-    return (((frames - 1) // 2 + 1) - 2) // 2 + 1
 
 
 def _cut(seconds: list[float], budget: float, largest: int) -> Iterator[tuple[int, int]]:

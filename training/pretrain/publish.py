@@ -9,11 +9,12 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from training.pretrain import commands, folder
+from training.pretrain import folder
 from training.pretrain.adapters import ALPHA, PARTS, RANK, RECIPES, Recipe
-from training.pretrain.evaluate import answerer
-from training.pretrain.humans import Human, read
-from training.pretrain.wording import edits, spell_nato
+from training.pretrain.evaluation.evaluate import answerer
+from training.pretrain.evaluation.humans import Human, read
+from training.pretrain.text import commands
+from training.pretrain.text.wording import edits, spell_nato
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SPELLED = 32  # letters: longer texts are outside the NATO adapter's training

@@ -14,10 +14,10 @@ from transformers import (
 )
 
 from training.pretrain import folder, layout, states, transplant, vocabulary, whisper
-from training.pretrain.corpus import Line
-from training.pretrain.tasks import TASKS
-from training.pretrain.voices import Wave
-from training.pretrain.wording import NATO
+from training.pretrain.speech.voices import Wave
+from training.pretrain.text.corpus import Line
+from training.pretrain.text.tasks import TASKS
+from training.pretrain.text.wording import NATO
 
 TOKENS = 8192
 

@@ -1,4 +1,4 @@
-"""What Whisper's decoder sees inside while it writes known words: the samples that the transplant is fitted on."""
+"""States of Whisper's decoder while it writes known words: the samples that the transplant is fitted on."""
 
 from dataclasses import dataclass, field
 
@@ -8,8 +8,8 @@ from transformers import Qwen2AudioProcessor, WhisperForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from training.pretrain import network, whisper
-from training.pretrain.signals import HOP
-from training.pretrain.voices import RATE, Wave
+from training.pretrain.speech.signals import HOP
+from training.pretrain.speech.voices import RATE, Wave
 
 NORMS = ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm")
 

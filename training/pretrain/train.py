@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from training.pretrain import folder, network, tasks
+from training.pretrain import folder, network
 from training.pretrain.pool import Batch, Batcher, Pool
-from training.pretrain.synth import UNSEEN_VOICE, Record
+from training.pretrain.speech.synthesis import UNSEEN_VOICE, Record
+from training.pretrain.text import tasks
 
 POOL_SECONDS = 260 * 3600  # room for sound on the device: 30 GB
 BATCH_SECONDS, BATCH_CLIPS = 1600, 768

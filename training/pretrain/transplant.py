@@ -124,7 +124,7 @@ class Transplant:
         return after, float(SCALE_AUDIO * ROOT / hidden.norm(dim=1).mean())
 
     def _reading(self, inputs: Tensor) -> tuple[float, Tensor]:
-        """How large Whisper's normalised input is after the norm here, and a direction that reads one from it."""
+        """Size of Whisper's normalised input after the norm here, and a direction that reads one from it."""
         hidden = torch.zeros(len(inputs), HIDDEN)
         hidden[:, :WIDTH] = inputs - inputs.mean(1, keepdim=True)
         hidden[:, ANSWER] = FLAG

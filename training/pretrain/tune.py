@@ -1,59 +1,85 @@
 """Teaching the transplanted start: prompts and tasks, words in lower case, numbers as words, and when to stop.
 
-The tower stays as Whisper made it, and so does the first layer, which counts. Every tensor moves at a rate in
-proportion to the size of its weights; what reads the audio moves least, so that synthetic voices cannot spoil what
-human ones taught; the MLPs that Whisper does not have move most.
+Whisper itself is the teacher. Its tower encodes a clip and the silence after it, ours the clip (attention past its end
+is masked), and short clips suffer: so the tower learns to return what it returned with the silence, and nothing else
+moves it. The language model learns the right words and, for transcripts, what Whisper's decoder expects.
+
+The first layer, which counts, stays. Every other tensor moves at a rate in proportion to the size of its weights; what
+reads the audio moves least, so that synthetic voices cannot spoil what human ones taught; the MLPs that Whisper does
+not have move most.
 """
 
+import contextlib
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from torch.nn import functional
+from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from training.pretrain import folder, network, tasks, vocabulary
+from training.pretrain import eight_bits, folder, network, vocabulary
 from training.pretrain.layout import CODES
-from training.pretrain.pool import Batch, Batcher, Pool
+from training.pretrain.pool import IGNORE, Batch, Batcher, Pool
+from training.pretrain.teacher import Teacher
+from training.pretrain.text import tasks
 from training.pretrain.train import prefetch, validate
 from training.pretrain.whisper import WIDTH
 
 POOL_SECONDS = 300 * 3600  # room for sound on the device: 35 GB
-BATCH_SECONDS, BATCH_CLIPS = 1400, 512
+BATCH_SECONDS, BATCH_CLIPS = 1600, 576
 PEAK, WARM_UP = 2e-3, 60  # step size in parts of a tensor's usual weight; steps
 READING, NEW, NORMS = 0.3, 2.0, 0.1  # factors: what reads audio, what is new, norms
 EMPTY = {"projector": 0.005, "other": 0.02}  # usual weight where most of a tensor starts at zero
 SAVE_EVERY = 150  # seconds
+TOWER_PEAK = 4e-4
+ALONE, TOWER_UNTIL = 0.15, 0.6  # parts of the run: the tower alone; the tower still learns
+TAUGHT = 0.4  # weight of Whisper's expectations beside the right word, where it is asked
+SMOOTHING = 0.02
+BLANK, BLANKED = 5.0, 0.3  # positions of 0.04 s; share of clips
 
 
-def tune(start: Path, shards: Path, target: Path, seconds: float, at_least: int, peak: float, seed: int) -> None:
-    """Train the folder `start` on the shards for so long, from `at_least` clips on."""
+@dataclass(frozen=True)
+class Run:
+    """Settings of one run; `seconds` of wall-clock time, `eight_bits` the part of it from which weights are rounded."""
+
+    seconds: float
+    at_least: int
+    peak: float
+    seed: int
+    teacher: Path | None
+    eight_bits: float
+
+
+def tune(start: Path, shards: Path, target: Path, run: Run) -> None:
+    """Train the folder `start` on the shards, from `at_least` clips on."""
     began = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     model, processor = folder.load(start)
     model.to(device).train()
+    teacher = Teacher(run.teacher, device) if run.teacher else None
     pool = Pool(shards, device, POOL_SECONDS if device.type == "cuda" else 3600)
-    while pool.refresh() < at_least:
+    while pool.refresh() < run.at_least:
         time.sleep(1)
     print(f"{time.monotonic() - began:5.0f} s  {len(pool.clips)} clips", flush=True)
-    optimiser = _optimiser(model)
-    _keep_flags(model, processor.tokenizer.convert_tokens_to_ids([vocabulary.MARK, vocabulary.START]))
-    batcher = Batcher(pool, processor, tasks.draw, seed=seed)
-    size = (BATCH_SECONDS, BATCH_CLIPS) if device.type == "cuda" else (40, 16)
+    lesson = Lesson(model, processor, teacher, run)
+    batcher = Batcher(pool, processor, tasks.draw, seed=run.seed, teacher=teacher.extractor if teacher else None)
+    size = (BATCH_SECONDS, BATCH_CLIPS) if device.type == "cuda" else (12, 12)
     presented, saved = 0, time.monotonic()
     for step, batch in enumerate(prefetch(batcher.training(*size))):
-        progress = (time.monotonic() - began) / seconds
+        progress = (time.monotonic() - began) / run.seconds
         if progress >= 1:
             break
-        entropy = _step(model, optimiser, batch, peak * _schedule(step, progress))
+        found = lesson.step(batch, step, progress)
         presented += len(batch.ids)
         if step % 50 == 0:
             print(
-                f"{time.monotonic() - began:5.0f} s  step {step}  clips {presented}  "
-                f"pool {pool.hours():.1f} h  loss {entropy.item():.3f}",
+                f"{time.monotonic() - began:5.0f} s  step {step}  clips {presented}  pool {pool.hours():.1f} h  "
+                + "  ".join(f"{name} {value.item():.4f}" for name, value in found.items()),
                 flush=True,
             )
         if time.monotonic() - saved > SAVE_EVERY:
@@ -61,6 +87,137 @@ def tune(start: Path, shards: Path, target: Path, seconds: float, at_least: int,
             folder.save(model, processor, target)
     folder.save(model, processor, target)
     validate(model, processor, pool)
+    with eight_bits.Rounded(model):
+        print(f"in eight bits, {eight_bits.stored_bytes(model) / 1e6:.1f} MB:", flush=True)
+        validate(model, processor, pool)
+
+
+class Lesson:
+    """One optimiser for the language model and one for the tower, and what a step does."""
+
+    def __init__(
+        self,
+        model: Qwen2AudioForConditionalGeneration,
+        processor: Qwen2AudioProcessor,
+        teacher: Teacher | None,
+        run: Run,
+    ) -> None:
+        """Freeze what stays; the tower learns only from a teacher."""
+        self.model, self.teacher, self.run = model, teacher, run
+        self.language = _optimiser(model)
+        tower = [weight for name, weight in model.model.audio_tower.named_parameters() if "embed_positions" not in name]
+        fused = tower[0].is_cuda
+        self.tower = torch.optim.AdamW(tower, lr=TOWER_PEAK, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        _keep_flags(model, processor.tokenizer.convert_tokens_to_ids([vocabulary.MARK, vocabulary.START]))
+        self.rounded = eight_bits.Rounded(model)
+        self.spoken = 0  # steps of the language model
+
+    def step(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
+        """Take one step of whatever learns at this point of the run; return the losses."""
+        learning = self.teacher is not None and progress < TOWER_UNTIL
+        alone = learning and progress < ALONE
+        tower = self.model.model.audio_tower
+        tower.requires_grad_(learning)
+        rounding = self.rounded if progress >= self.run.eight_bits else contextlib.nullcontext()
+        found: dict[str, Tensor] = {}
+        with rounding, torch.autocast(batch.mel.device.type, torch.bfloat16):
+            hidden, counts = network.encode(tower, batch.mel, batch.frames)
+            wanted = self._wanted(batch, everything=learning)
+            total = hidden.new_zeros(())
+            if learning and self.teacher is not None and wanted is not None:
+                found["tower"] = _apart(hidden, self.teacher.features(wanted), counts)
+                total = total + found["tower"]
+            if not alone:
+                words = wanted if wanted is None or not learning else wanted[batch.transcribed]
+                found["words"] = self._words(batch, hidden.detach(), counts, words)
+                total = total + found["words"]
+            self._clear()
+            torch.autograd.backward(total)
+        if learning:
+            self._move(self.tower, TOWER_PEAK * _schedule(step, progress / TOWER_UNTIL))
+        if not alone:
+            begun = ALONE if self.teacher is not None else 0.0
+            rate = self.run.peak * _schedule(self.spoken, (progress - begun) / (1 - begun))
+            self._move(self.language, rate)
+            self.spoken += 1
+        return {name: value.detach() for name, value in found.items()}
+
+    def _wanted(self, batch: Batch, everything: bool) -> Tensor | None:
+        """The teacher's states of all clips, or of those whose answer is a transcript."""
+        if self.teacher is None or batch.source is None:
+            return None
+        source = batch.source if everything else batch.source[batch.transcribed]
+        with torch.autocast(batch.mel.device.type, enabled=False):
+            return self.teacher.states(source)
+
+    def _words(self, batch: Batch, hidden: Tensor, counts: Tensor, wanted: Tensor | None) -> Tensor:
+        """Cross entropy with the right tokens and, for transcripts, with the teacher's expectations."""
+        hidden = functional.dropout(_blanked(hidden), network.DROPOUT)
+        logits, _ = network.answer(self.model, batch, self.model.model.multi_modal_projector(hidden), counts)
+        logs = logits.float().log_softmax(-1)
+        targets = batch.labels[:, 1:]
+        right = targets[targets != IGNORE]
+        hard = -(1 - SMOOTHING) * logs.gather(1, right[:, None])[:, 0] - SMOOTHING * logs.mean(1)
+        if self.teacher is None or wanted is None or batch.transcribed is None or not len(wanted):
+            return hard.mean()
+        answers, asked = _answers(targets, batch.transcribed)
+        with torch.autocast(batch.mel.device.type, enabled=False):
+            expected = self.teacher.expects(wanted, answers, asked, logs.shape[1])
+        places = _asked_places(targets, batch.transcribed)
+        soft = -(expected * logs[places]).sum(1)
+        weight = torch.ones_like(hard)
+        weight[places] = 1 - TAUGHT
+        return ((weight * hard).sum() + TAUGHT * soft.sum()) / len(hard)
+
+    def _clear(self) -> None:
+        """Forget the gradients."""
+        self.model.zero_grad(set_to_none=True)
+
+    @staticmethod
+    def _move(optimiser: torch.optim.Optimizer, rate: float) -> None:
+        """Take an optimiser's step at a rate."""
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group.get("scale", 1.0)
+        optimiser.step()
+
+
+def _blanked(hidden: Tensor) -> Tensor:
+    """Put the batch's mean in place of a span of up to `BLANK` positions, in some clips."""
+    clips, length, _ = hidden.shape
+    place = torch.arange(length, device=hidden.device)[None, :]
+    first = torch.rand(clips, 1, device=hidden.device) * length
+    span = torch.rand(clips, 1, device=hidden.device) * BLANK
+    chosen = torch.rand(clips, 1, device=hidden.device) < BLANKED
+    gone = chosen & (place >= first) & (place < first + span)
+    return torch.where(gone[..., None], hidden.mean((0, 1)), hidden)
+
+
+def _apart(hidden: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
+    """Mean square difference at the positions of the clip, each dimension in parts of its own variance."""
+    valid = torch.arange(hidden.shape[1], device=counts.device)[None, :] < counts[:, None]
+    right = wanted[:, : hidden.shape[1]][valid].float()
+    apart: Tensor = ((hidden[valid].float() - right) ** 2 / right.var(0).clamp(min=1e-6)).mean()
+    return apart
+
+
+def _answers(targets: Tensor, transcribed: Tensor) -> tuple[Tensor, Tensor]:
+    """Transcripts moved to the left [clips, tokens] and a mask without their last token, which ends the answer."""
+    rows = targets[transcribed]
+    spoken = rows != IGNORE
+    first, count = spoken.int().argmax(1), spoken.sum(1)
+    order = torch.arange(int(count.max()), device=rows.device)
+    asked = order[None, :] < (count - 1)[:, None]
+    return rows.gather(1, (first[:, None] + order).clamp(max=rows.shape[1] - 1)).clamp(min=0), asked
+
+
+def _asked_places(targets: Tensor, transcribed: Tensor) -> Tensor:
+    """Mask over all answers' tokens, in the order of `network.answer`: transcripts without their last token."""
+    spoken = targets != IGNORE
+    following = torch.zeros_like(spoken)
+    following[:, :-1] = spoken[:, 1:]
+    return (following & transcribed[:, None])[spoken]
 
 
 def _optimiser(model: Qwen2AudioForConditionalGeneration) -> torch.optim.AdamW:
@@ -77,7 +234,7 @@ def _optimiser(model: Qwen2AudioForConditionalGeneration) -> torch.optim.AdamW:
 
 
 def _factor(name: str) -> float:
-    """How fast a part moves."""
+    """The learning rate of a part."""
     if "norm" in name:
         return NORMS
     if "multi_modal_projector" in name:
@@ -112,21 +269,3 @@ def _keep_flags(model: Qwen2AudioForConditionalGeneration, rows: list[int]) -> N
 def _schedule(step: int, progress: float) -> float:
     """Linear warm-up over steps, cosine to zero over the run's time (progress 0 to 1)."""
     return min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * min(progress, 1)))
-
-
-def _step(
-    model: Qwen2AudioForConditionalGeneration,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    rate: float,
-) -> Tensor:
-    """Take one optimiser step; return the loss."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"]
-    with torch.autocast(batch.mel.device.type, torch.bfloat16):
-        entropy, _ = network.loss(model, batch, with_ctc=False)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(entropy)
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
-    optimiser.step()
-    return entropy.detach()

@@ -56,13 +56,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def untrained() -> WhisperForConditionalGeneration:
-    """A model of Whisper tiny.en's shape with random weights."""
+def untrained(tokens: int = VOCABULARY) -> WhisperForConditionalGeneration:
+    """A model of Whisper tiny.en's shape with random weights; with fewer `tokens`, the special ones have no id."""
+    special = END if tokens == VOCABULARY else 0
     config = WhisperConfig(
-        vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS,
+        vocab_size=tokens, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS,
         encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, encoder_ffn_dim=FFN, decoder_ffn_dim=FFN,
         num_mel_bins=80, max_source_positions=1500, max_target_positions=448,
-        decoder_start_token_id=START, eos_token_id=END, pad_token_id=END, bos_token_id=END,
+        decoder_start_token_id=START if tokens == VOCABULARY else 0,
+        eos_token_id=special, pad_token_id=special, bos_token_id=special,
     )  # fmt: skip
     return WhisperForConditionalGeneration(config)
 

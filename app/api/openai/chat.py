@@ -1,30 +1,26 @@
 """`POST /v1/chat/completions`: a conversation with recordings, to the base model, an adapter or a mix."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from app.api.admission import AskingRoute
-from app.api.generate import CLIENT_CLOSED_REQUEST
-from app.api.hearing import hear
-from app.api.openai.completions import ChatCompletion, ChatCompletionChunk, Written
-from app.api.openai.details import details_of, headers
+from app.api.dependencies import Ready, State, Submit
+from app.api.disconnect import results
+from app.api.load_shedding import SheddingRoute
+from app.api.openai.asking import Asked, ask
+from app.api.openai.call_reader import reader_of
 from app.api.openai.errors import documented, error_body
-from app.api.openai.messages import conversation, recordings
-from app.api.openai.models import shares_of
-from app.api.openai.requests import ChatRequest
+from app.api.remembering import Memory
+from app.api.schemas.openai.chat_request import ChatRequest
+from app.api.schemas.openai.chat_response import ChatAnswer, ChatCompletion, ChatCompletionChunk
+from app.api.schemas.openai.details import details_of, headers
 from app.api.sse import DONE, event_stream, message
-from app.api.state import AppState, Ready, RequestDesk, State
-from app.api.tickets import Disconnected, Question, Ticket, unless_gone
-from app.engine.request import Token
-from app.errors import OvertoneError, QueueFull
-from app.model.grammar import JsonGrammar
-from app.service import Service
+from app.api.streaming import Generation
+from app.engine.request import Done, Token
+from app.errors import OvertoneError
 
-router = APIRouter(route_class=AskingRoute, tags=["openai"])
+router = APIRouter(route_class=SheddingRoute, tags=["openai"])
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, chunks as server-sent events, then `[DONE]`.",
@@ -36,7 +32,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def create_chat_completion(
-    body: ChatRequest, http: Request, state: State, service: Ready, desk: RequestDesk, answer: Response
+    body: ChatRequest, http: Request, state: State, service: Ready, submitter: Submit, response: Response
 ) -> Any:
     """Continue a conversation, as OpenAI's API does.
 
@@ -46,66 +42,51 @@ async def create_chat_completion(
     ```
 
     Recordings come as parts of a user's message: `input_audio`, or `audio_url` with a data URI.
-    `response_format` with a JSON schema constrains the answer while it is written.
+    `response_format` with a JSON schema constrains the answer while it is written, and so does `tools` with a
+    `tool_choice` that is `required` or names a function.
     """
-    shares = await asyncio.to_thread(shares_of, service, body.model)
-    grammar = await _grammar(state, service, body)
-    sent = await to_thread.run_sync(recordings, body.messages)
-    heard = await hear(state, service, sent, room=service.engine.room)
-    question = Question(
-        conversation(body.messages, heard.clips),
-        shares,
-        body.sampling(service.engine.room),
-        heard.took_s,
-        heard.seconds,
-        grammar,
-        fit=body.limit is None,
+    most = service.engine.max_tokens_per_request
+    asked = Asked(body.model, body.messages, body.sampling(most), body.limit is not None, body.plan, body.answer_schema)
+    generation, audio, unseen = await ask(asked, state, service, submitter)
+    details = details_of(audio, [*body.notices, *unseen])
+    response.headers.update(headers(details))
+    chat_answer = ChatAnswer(
+        body.model, service.fingerprint, service.prompts.token_bytes, details, reader_of(body.plan)
     )
-    ticket = await desk.submit(question)
-    told = details_of(heard, body.notices)
-    answer.headers.update(headers(told))
-    written = Written(body.model, service.fingerprint, service.prompts.token_bytes, told)
+    memory = await Memory.of(state, service, audio.uploads)
+    ids = (http.state.request_id, chat_answer.id)
     if body.stream:
         counted = body.stream_options is not None and body.stream_options.include_usage
-        return event_stream(_chunks(ticket, written, counted), headers=headers(told))
+        chunks = _chunks(generation, chat_answer, counted, lambda done: memory.keep(generation, done, audio, *ids))
+        return event_stream(chunks, headers=headers(details))
+    ((tokens, done),) = await results(http, generation.all())
+    memory.keep(generation, done, audio, *ids)
+    return chat_answer.whole(tokens, done, body.logprobs)
+
+
+async def _chunks(
+    generation: Generation, chat_answer: ChatAnswer, counted: bool, at_end: Callable[[Done], None]
+) -> AsyncIterator[str]:
+    yield message(_json(chat_answer.begin()))
     try:
-        (end,) = await unless_gone(http, ticket.whole())
-    except Disconnected:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    if isinstance(end, BaseException):
-        raise end
-    return written.whole(*end, body.logprobs)
-
-
-async def _grammar(state: AppState, service: Service, body: ChatRequest) -> JsonGrammar | None:
-    """Compiled on a worker thread. Raises BadRequest for a schema that cannot be followed, or QueueFull."""
-    schema = body.answer_schema
-    if schema is None:
-        return None
-    waiting = state.compilers.statistics().tasks_waiting
-    if waiting >= state.settings.max_queue:
-        raise QueueFull(f"{waiting} JSON schemas wait to be compiled already; try again shortly.")
-    return await to_thread.run_sync(service.grammars.of, schema, limiter=state.compilers)
-
-
-async def _chunks(ticket: Ticket, written: Written, counted: bool) -> AsyncIterator[str]:
-    yield message(_json(written.begin()))
-    try:
-        async for said in ticket.events():
-            if isinstance(said, Token):
-                if said.text or said.logprobs:
-                    yield message(_json(written.piece(said)))
+        async for event in generation.events():
+            if isinstance(event, Token):
+                if event.text or event.logprobs:
+                    for chunk in chat_answer.pieces(event):
+                        yield message(_json(chunk))
                 continue
-            yield message(_json(written.end(said)))
+            at_end(event)
+            for chunk in chat_answer.end(event):
+                yield message(_json(chunk))
             if counted:
-                yield message(_json(written.usage(said)))
+                yield message(_json(chat_answer.usage(event)))
     except OvertoneError as error:
         yield message(error_body(error))
     yield DONE
 
 
 def _json(chunk: ChatCompletionChunk) -> dict[str, Any]:
-    """A chunk without what it does not say; `finish_reason` is always there, as OpenAI's clients expect."""
+    """A chunk as JSON without empty fields, except `finish_reason`, which OpenAI's clients expect."""
     data = chunk.model_dump(mode="json", exclude_none=True)
     for choice in data["choices"]:
         choice.setdefault("finish_reason", None)

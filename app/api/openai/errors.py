@@ -19,7 +19,7 @@ OTHERS: dict[int | str, str] = {"default": "Any other error"}
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong and what to do."""
+    """The error and the way to correct it."""
 
     message: str = Field(examples=["There is no adapter 'natto'; did you mean nato?"])
     type: str = Field(examples=["invalid_request_error"])
@@ -34,7 +34,7 @@ class ErrorBody(BaseModel):
 
 
 def is_openai(path: str) -> bool:
-    """Whether a path, without the root path, is one whose errors have OpenAI's shape."""
+    """True for a path, without the root path, whose errors have OpenAI's shape."""
     return path == "/v1" or path.startswith("/v1/")
 
 
@@ -55,7 +55,7 @@ def error_body(error: OvertoneError, fields: Sequence[str] = ()) -> dict[str, An
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These errors, and whatever else may happen, as OpenAPI is to tell of them."""
+    """These errors, and whatever else may happen, for OpenAPI."""
     described = {status: HTTPStatus(status).phrase for status in statuses}
-    # `default` also keeps FastAPI from telling of a 422 in a shape of its own, which is never sent
+    # `default` also keeps FastAPI from documenting a 422 in a shape of its own, which is never sent
     return {status: {"description": words, "model": ErrorBody} for status, words in (described | OTHERS).items()}

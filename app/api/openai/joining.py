@@ -14,12 +14,12 @@ _WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
 _MARKS = re.compile(r"^[^\w\s]+")
 _COMPARED = 16  # words on either side: more than 2 s hold
 _STRAY = 3  # words that one side may have beyond those in common: what a cut left of a word, or made of it
-_ALIKE = 0.82  # of the letters of two words that are heard as one
+_ALIKE = 0.82  # share of equal letters of two words that count as one
 
 
 @dataclass(frozen=True)
 class Seam:
-    """Where two texts of overlapping sound meet.
+    """The place where two texts of overlapping audio meet.
 
     Of the first text, the part before ``end`` counts, with ``marks`` after it; of the second the part from ``start``.
     """
@@ -51,7 +51,7 @@ def join(texts: Iterable[str]) -> str:
 
 
 def seam(before: str, after: str) -> Seam:
-    """Where the texts say the same words; without any in common all of both counts."""
+    """The place where both texts have the same words; without any in common both count whole."""
     tail, head = list(_words(before))[-_COMPARED:], list(_words(after))[:_COMPARED]
     best, most = Seam(len(before), 0), 0
     for last in range(max(0, len(tail) - 1 - _STRAY), len(tail)):
@@ -66,7 +66,7 @@ def seam(before: str, after: str) -> Seam:
 
 
 def _common(tail: list[_Word], head: list[_Word], last: int, first: int) -> tuple[int, int]:
-    """How many words from ``first`` on equal those up to ``last``, at most, and their weight."""
+    """The largest number of words from ``first`` on that equal those up to ``last``, and their weight."""
     for length in range(min(last + 1, len(head) - first), 0, -1):
         pairs = list(zip(tail[last + 1 - length : last + 1], head[first : first + length], strict=True))
         if all(_same(one.plain, other.plain) for one, other in pairs):
@@ -102,7 +102,7 @@ class Joined:
         self._pending, self._fresh = "", True
 
     def push(self, piece: str) -> str:
-        """Take a piece of the window's text; what can be said of it now."""
+        """Add a piece of the window's text; returns the text that is ready."""
         whole = self._pending + piece
         if self._fresh:
             whole = whole.lstrip()
@@ -117,5 +117,5 @@ class Joined:
 
 
 def _spaceless(before: str, after: str) -> bool:
-    """Whether two texts meet without a space."""
+    """True where two texts meet without a space."""
     return bool(_ENDS_SPACELESS.search(before) and (_BEGINS_SPACELESS.search(after) or not before.isalnum()))

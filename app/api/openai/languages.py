@@ -1,9 +1,9 @@
-"""`language` of a transcription: codes and names, and what the model is told of it."""
+"""`language` of a transcription: codes and names, and the prompt for it."""
 
 from functools import cache
 
 from app.api.problems import InvalidFields
-from app.service import DEFAULT_PROMPT
+from app.service.generation import DEFAULT_PROMPT
 
 DETECT = frozenset({"auto", "detect", "auto-detect", "und", "multi"})
 # of three letters, for the languages that are asked for most
@@ -35,11 +35,11 @@ def language_of(value: str) -> str | None:
     return names[code]
 
 
-def prompt_in(language: str | None) -> str:
+def prompt_in(language: str | None, default: str = DEFAULT_PROMPT) -> str:
     """The default prompt for speech of a language; English, which it is written in, needs no other words."""
     if language in (None, "english"):
-        return DEFAULT_PROMPT
-    return f"{DEFAULT_PROMPT} The speech is in {str(language).title()}."
+        return default
+    return f"{default} The speech is in {str(language).title()}."
 
 
 @cache

@@ -8,20 +8,20 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from app import __version__
-from app.api.adapters import remove_adapter
+from app.api.dependencies import Ready, State
 from app.api.openai.errors import documented
-from app.api.openai.fields import Neutral, OpenAIFields
-from app.api.routes import StrictRoute
-from app.api.state import Ready, State
+from app.api.schemas.fields import example
+from app.api.schemas.openai.fields import Neutral, OpenAIFields
+from app.api.strict_route import StrictRoute
 from app.api.uploads import Workspace, bring
-from app.engine.request import Share
+from app.engine.request import LoRAWeight
 from app.errors import AdapterNotFound, Conflict
-from app.registry.registry import Adapter
-from app.service import BASE, Service, is_head
+from app.service import Service
+from app.service.adapters import BASE
 
 router = APIRouter(route_class=StrictRoute, tags=["openai"])
-TOLD: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A sentence, as vLLM says it", "content": {"text/plain": {"schema": {"type": "string"}}}}
+SENTENCE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A sentence, as vLLM sends it", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
 
@@ -46,13 +46,15 @@ class ModelList(BaseModel):
 class LoadAdapter(OpenAIFields):
     """vLLM's request; `lora_path` is what `source` is in `POST /adapters`."""
 
+    model_config = example({"lora_name": "nato", "lora_path": "my-org/nato-calls"})
+
     unsupported: ClassVar[Neutral] = {"base_model_name": (), "is_3d_lora_weight": (False,)}
 
     lora_name: str = Field(examples=["nato"])
     lora_path: str = Field(
         min_length=1,
         description="a folder under OVERTONE_ADAPTER_ROOTS, a Hub id, or a URL that this server may fetch",
-        examples=["my-org/qwen2-audio-nato"],
+        examples=["my-org/nato-calls"],
     )
     load_inplace: bool = Field(False, description="make it the next version if the name is taken")
 
@@ -60,29 +62,31 @@ class LoadAdapter(OpenAIFields):
 class UnloadAdapter(OpenAIFields):
     """vLLM's request."""
 
+    model_config = example({"lora_name": "nato"})
+
     unsupported: ClassVar[Neutral] = {"lora_int_id": ()}
 
     lora_name: str = Field(examples=["nato"])
 
 
-def shares_of(service: Service, model: str) -> tuple[Share, ...]:
-    """The adapters behind `model`: none for the base model, by its own name or as `base`. Reads the registry.
+def resolve_model(service: Service, model: str) -> tuple[LoRAWeight, ...]:
+    """The LoRA weights behind `model`: none for the base model, by its own name or as `base`. Reads the registry.
 
-    Raises AdapterNotFound, AdapterRejected or BadRequest. The selected adapter plays no part here.
+    The active adapter is not considered. Raises AdapterNotFound, AdapterRejected or BadRequest.
     """
     if model in (BASE, service.loaded.spec.name):
         return ()
     try:
-        return service.shares(model)
+        return service.adapters.resolve(model)
     except AdapterNotFound as error:
-        if set(model) & set(",:"):
+        if set(model) & set(",:@"):
             raise
-        known = [card.name for card in service.registry.all() if not is_head(card)]
+        known = [adapter.name for adapter in service.adapters.generative()]
         raise AdapterNotFound(model, [service.loaded.spec.name, *known]) from error
 
 
 class Root(BaseModel):
-    """What answers here."""
+    """The API behind the base URL."""
 
     object: Literal["api"] = "api"
     name: Literal["overtone"] = "overtone"
@@ -93,12 +97,13 @@ class Root(BaseModel):
 @router.get("/v1", responses=documented(401))
 def describe_api() -> Root:
     """Is this OpenAI's API? For clients that ask their base URL: `curl localhost:8000/v1`."""
-    return Root(routes=["/v1/models", "/v1/chat/completions", "/v1/audio/transcriptions"])
+    names = ("models", "chat/completions", "responses", "audio/transcriptions", "audio/translations")
+    return Root(routes=[f"/v1/{name}" for name in names])
 
 
 @router.get("/v1/models", responses=documented(401, 503))
 def list_models(state: State, service: Ready) -> ModelList:
-    """The base model and every adapter that says words: `curl localhost:8000/v1/models`."""
+    """The base model and every adapter that generates text: `curl localhost:8000/v1/models`."""
     return ModelList(data=_cards(state.started, service))
 
 
@@ -112,7 +117,9 @@ def retrieve_model(model: str, state: State, service: Ready) -> ModelCard:
 
 
 @router.post(
-    "/v1/load_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 408, 409, 413, 503)
+    "/v1/load_lora_adapter",
+    response_class=Response,
+    responses=SENTENCE | documented(400, 401, 403, 408, 409, 413, 503),
 )
 async def load_lora_adapter(body: LoadAdapter, folder: Workspace, state: State, service: Ready) -> PlainTextResponse:
     """Add an adapter as vLLM does: validated as in `POST /adapters`, served from then on.
@@ -126,13 +133,15 @@ async def load_lora_adapter(body: LoadAdapter, folder: Workspace, state: State, 
 
     def publish() -> None:
         bring(body.lora_path, folder, state.settings)
-        service.registry.publish(folder, body.lora_name, replace=body.load_inplace)
+        service.adapters.publish(folder, body.lora_name, replace=body.load_inplace)
 
-    await to_thread.run_sync(publish)
+    await to_thread.run_sync(publish, limiter=state.file_limiters.of(service.registry.caller))
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
-@router.post("/v1/unload_lora_adapter", response_class=Response, responses=TOLD | documented(400, 401, 403, 404, 503))
+@router.post(
+    "/v1/unload_lora_adapter", response_class=Response, responses=SENTENCE | documented(400, 401, 403, 404, 503)
+)
 def unload_lora_adapter(body: UnloadAdapter, service: Ready) -> PlainTextResponse:
     """Take an adapter out of service as vLLM does: the same as `DELETE /adapters/{name}`.
 
@@ -140,13 +149,12 @@ def unload_lora_adapter(body: UnloadAdapter, service: Ready) -> PlainTextRespons
     curl localhost:8000/v1/unload_lora_adapter --json '{"lora_name": "nato"}'
     ```
     """
-    remove_adapter(body.lora_name, service)
+    service.adapters.remove(body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
 def _cards(started: float, service: Service) -> list[ModelCard]:
-    base, room = service.loaded.spec.name, service.engine.room
-    adapters: list[Adapter] = [adapter for adapter in service.registry.all() if not is_head(adapter)]
+    base, room = service.loaded.spec.name, service.engine.max_tokens_per_request
     return [
         ModelCard(id=base, created=int(started), parent=None, max_model_len=room),
         *(
@@ -156,7 +164,7 @@ def _cards(started: float, service: Service) -> list[ModelCard]:
                 parent=base,
                 max_model_len=room,
             )
-            for adapter in adapters
+            for adapter in service.adapters.generative()
             if adapter.name != base
         ),
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.api.openai.transcripts import Segment
+from app.api.schemas.openai.transcription_response import Segment
 
 
 def srt(segments: Sequence[Segment]) -> str:

@@ -1,1 +1,1 @@
-"""How far a container goes by its own structure, so that what was decoded can be compared with what was sent."""
+"""The extent of a container by its own structure, to compare the decoded length with the length sent."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.audio.containers.extent import Extent, tag_at
+from app.audio.containers.extent import Check, Extent, tag_at
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 _IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0xAF, 0xEC, 0xBF, 0x5854})
@@ -22,9 +22,10 @@ _ASF_TOP = frozenset(  # header, data, simple index, index, media object index, 
 )
 
 
-def mp4(data: bytes) -> Extent:
+def mp4(data: bytes, check: Check) -> Extent:
     place, kinds = 0, set[bytes]()
     while place + 8 <= len(data):
+        check()
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         if size == 1 and place + 16 <= len(data):
             size = int.from_bytes(data[place + 8 : place + 16], "big")
@@ -58,13 +59,14 @@ class _Stream:
         return max(0, self.last - begin) / self.rate
 
 
-def ogg(data: bytes) -> Extent:
+def ogg(data: bytes, check: Check) -> Extent:
     """Ogg, also several streams one after another."""
     place = skipped = 0
     groups: list[dict[bytes, _Stream | None]] = []
     cut = began = False
     parts: list[int] = []
     while place + 27 <= len(data):
+        check()
         if data[place : place + 4] != b"OggS":
             found = data.find(b"OggS", place)
             if found < 0:
@@ -116,10 +118,11 @@ def _checked(rate: int, base: int) -> _Stream | None:
     return _Stream(rate, base) if rate > 0 else None
 
 
-def matroska(data: bytes) -> Extent:
+def matroska(data: bytes, check: Check) -> Extent:
     """Matroska and WebM, also live ones, whose segment and clusters have no length."""
     place, end, seen = 0, len(data), False
     while place < len(data):
+        check()
         element = _element(data, place)
         if element is None:
             return Extent("Matroska or WebM", len(data), cut=True)
@@ -140,6 +143,7 @@ def matroska(data: bytes) -> Extent:
         elif kind == _CLUSTER and size is None:
             place = begin
             while place < len(data) and (inner := _element(data, place)) and inner[0] in _IN_CLUSTER:
+                check()
                 place = inner[1] + (inner[2] or 0)
         else:
             place = begin + (size or 0)
@@ -169,10 +173,11 @@ def _element(data: bytes, place: int) -> tuple[int, int, int | None] | None:
     return kind, place + length, None if size == (1 << 7 * length) - 1 else size
 
 
-def asf(data: bytes) -> Extent:
+def asf(data: bytes, check: Check) -> Extent:
     """WMA and WMV."""
     place = 0
     while place + 24 <= len(data) and data[place : place + 16] in _ASF_TOP:
+        check()
         if place and data[place : place + 16] == data[:16]:
             break  # another file
         size = int.from_bytes(data[place + 16 : place + 24], "little")
@@ -184,9 +189,10 @@ def asf(data: bytes) -> Extent:
     return Extent("WMA", min(place, len(data)), cut=place > len(data))
 
 
-def flv(data: bytes) -> Extent:
+def flv(data: bytes, check: Check) -> Extent:
     place = int.from_bytes(data[5:9], "big") + 4
     while place + 15 <= len(data) and data[place] & 0x1F in (8, 9, 18) and not any(data[place + 8 : place + 11]):
+        check()
         size = int.from_bytes(data[place + 1 : place + 4], "big")
         if place + 15 + size > len(data):
             return Extent("FLV", len(data), cut=True)

@@ -1,11 +1,19 @@
 """The extent of a recording in its bytes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Check = Callable[[], None]  # asked at every turn of a loop over bytes; raises once the time for a recording is over
+_LYRICS = 1_000_100  # bytes of a Lyrics3 tag at most
+
+
+def unbounded() -> None:
+    """The `Check` of callers that know the bytes."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What a container's structure says, without decoding.
+    """The facts of a container's structure, without decoding.
 
     ``name``: of the format. ``end``: bytes that belong to it; what follows is something else. ``cut``: the structure
     goes on beyond the file. ``seconds``: of sound that the bytes present should give. ``skipped``: bytes between the
@@ -36,18 +44,20 @@ def tag_at(data: bytes, place: int) -> int:
         size = int.from_bytes(head[12:16], "little")  # items and footer
         return size + 32 if head[23] & 0x20 else 32  # a header counts itself, a lone footer follows its items
     if head[:11] == b"LYRICSBEGIN":
-        ends = [data.find(mark, place) for mark in (b"LYRICS200", b"LYRICSEND")]
+        ends = [data.find(mark, place, place + _LYRICS) for mark in (b"LYRICS200", b"LYRICSEND")]
         return min((end + 9 - place for end in ends if end > 0), default=0)
     return 0
 
 
-def rest_of(data: bytes, place: int) -> int:
-    """How many bytes from ``place`` on are neither tags nor zeros."""
+def rest_of(data: bytes, place: int, check: Check = unbounded) -> int:
+    """Number of bytes from ``place`` on that are neither tags nor zeros."""
     while place < len(data) and (length := tag_at(data, place)):
+        check()
         place += length
     rest = data[place:]
     zeros = len(rest) - len(rest.lstrip(b"\0"))
     if zeros and rest[zeros:]:
         while (length := tag_at(rest, zeros)) and zeros < len(rest):
+            check()
             zeros += length
     return max(0, len(rest) - zeros)

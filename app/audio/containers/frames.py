@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from app.audio.containers.extent import Extent, rest_of, tag_at
+from app.audio.containers.extent import Check, Extent, rest_of, tag_at
 
 Frame = tuple[int, float]  # length in bytes, seconds
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
@@ -65,17 +65,19 @@ def ac3_frame(data: bytes, place: int) -> Frame | None:
 
 
 def frames(
-    data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None], sync: bytes = b"\xff"
+    data: bytes, name: str, frame_at: Callable[[bytes, int], Frame | None], check: Check, sync: bytes = b"\xff"
 ) -> Extent | None:
     """The extent of a stream of frames, tags between them; None where no two frames follow each other."""
     if (first := frame_at(data, 0)) and first[0] > len(data):
         return Extent(name, len(data), cut=True)
-    place, skipped, count = _next_frame(data[:_SEARCHED], 0, frame_at, sync), 0, 0
+    place, skipped, count = _Search(data[:_SEARCHED], frame_at, sync, check).next(0), 0, 0
     if place < 0:
         return None
     seconds, cut, declared = 0.0, False, 0
     parts, torn = list[int](), True
+    search = _Search(data, frame_at, sync, check)
     while place < len(data):
+        check()
         if frame := frame_at(data, place):
             length, lasts = frame
             if torn and name != "MP3":  # FFmpeg ends such streams at a tag
@@ -83,9 +85,9 @@ def frames(
             torn = False
             cut = place + length > len(data)
             if not cut:
-                told = _xing_frames(data, place, length) if name == "MP3" else None
-                if told is not None:
-                    declared += told
+                frames = _xing_frames(data, place, length) if name == "MP3" else None
+                if frames is not None:
+                    declared += frames
                 else:
                     count, seconds = count + 1, seconds + lasts
             place += length
@@ -95,12 +97,12 @@ def frames(
             cut = cut or data[place : place + 1] == sync
             break
         else:
-            found = _next_frame(data, place + 1, frame_at, sync)
+            found = search.next(place + 1)
             if found < 0 and (not count or skipped > place // 2):
                 return None
             if found < 0:
                 return Extent(
-                    name, place if rest_of(data, place) else len(data), cut, seconds, skipped, parts=tuple(parts)
+                    name, place if rest_of(data, place, check) else len(data), cut, seconds, skipped, parts=tuple(parts)
                 )
             skipped += found - place if count and data[place:found].strip(b"\0") else 0
             place = found
@@ -109,24 +111,38 @@ def frames(
     return Extent(name, len(data), cut or count < declared, seconds, skipped, parts=tuple(parts))
 
 
-def _next_frame(data: bytes, place: int, frame_at: Callable[[bytes, int], Frame | None], sync: bytes) -> int:
-    """Where the next frame stands that another, a tag or the end follows; -1 where there is none."""
-    while True:
-        tag = data.find(b"ID3", place)
-        place = data.find(sync, place)
-        if tag >= 0 and (tag < place or place < 0) and tag_at(data, tag):
-            return tag
-        if place < 0:
-            return -1
-        if frame := frame_at(data, place):
-            after = place + frame[0]
-            if after >= len(data) or frame_at(data, after) or tag_at(data, after):
-                return place
-        place += 1
+class _Search:
+    """Looks for the next frame in a stream with other bytes between its frames."""
+
+    def __init__(self, data: bytes, frame_at: Callable[[bytes, int], Frame | None], sync: bytes, check: Check) -> None:
+        self._data, self._frame_at, self._sync, self._check = data, frame_at, sync, check
+        self._tag = data.find(b"ID3")
+
+    def next(self, place: int) -> int:
+        """Where the next frame stands that another, a tag or the end follows; -1 where there is none.
+
+        ``place`` never runs backwards from one call to the next.
+        """
+        data = self._data
+        while True:
+            self._check()
+            if 0 <= self._tag < place:  # found once, not at every turn: each search may go to the end of the file
+                self._tag = data.find(b"ID3", place)
+            tag = self._tag
+            place = data.find(self._sync, place)
+            if tag >= 0 and (tag < place or place < 0) and tag_at(data, tag):
+                return tag
+            if place < 0:
+                return -1
+            if frame := self._frame_at(data, place):
+                after = place + frame[0]
+                if after >= len(data) or self._frame_at(data, after) or tag_at(data, after):
+                    return place
+            place += 1
 
 
 def _xing_frames(data: bytes, place: int, length: int) -> int | None:
-    """The number of frames that a Xing, Info or VBRI header tells; None for a frame of sound."""
+    """The number of frames that a Xing, Info or VBRI header states; None for a frame of sound."""
     body = data[place : place + min(length, 256)]
     for mark in (b"Xing", b"Info"):
         at = body.find(mark, 0, 48)
@@ -137,12 +153,13 @@ def _xing_frames(data: bytes, place: int, length: int) -> int | None:
     return None
 
 
-def amr(data: bytes) -> Extent:
+def amr(data: bytes, check: Check) -> Extent:
     wide = data[:9] == b"#!AMR-WB\n"
     place, count = (9 if wide else 6), 0
     sizes = _AMR_WB if wide else _AMR
     padded = len(data.rstrip(b"\0"))  # zeros would count as frames
     while place < padded:
+        check()
         size = sizes[data[place] >> 3 & 15]
         if not size or data[place] & 0x83:
             break
@@ -151,12 +168,13 @@ def amr(data: bytes) -> Extent:
     return Extent("AMR", min(place, len(data)), place > len(data), 0.02 * count)
 
 
-def flac(data: bytes, start: int) -> Extent:
+def flac(data: bytes, check: Check) -> Extent:
     """Native FLAC; several, one after another, count as one."""
     mark = b"fLaC\0\0\0\x22"
     seconds: float | None = 0.0
-    place, parts = start, list[int]()
+    place, parts = 0, list[int]()
     while place >= 0:
+        check()
         parts.append(place)
         info = data[place + 8 : place + 42]
         rate = int.from_bytes(info[10:13], "big") >> 4
@@ -164,17 +182,16 @@ def flac(data: bytes, start: int) -> Extent:
         seconds = seconds + total / rate if seconds is not None and total and rate else None
         place = data.find(mark, place + 42)
     end = len(data.rstrip(b"\0"))
-    return Extent(
-        "FLAC", end if len(data) - end > 64 else len(data), len(data) < start + 42, seconds, parts=tuple(parts)
-    )
+    return Extent("FLAC", end if len(data) - end > 64 else len(data), len(data) < 42, seconds, parts=tuple(parts))
 
 
-def transport(data: bytes) -> Extent:
+def transport(data: bytes, check: Check) -> Extent:
     """MPEG-TS in packets of 188 bytes, or 192 and 204 with time codes and checks."""
     for size, lead in ((188, 0), (192, 4), (204, 0)):
         if all(data[at : at + 1] in (b"\x47", b"") for at in range(lead, min(len(data), size * 20), size)):
             last = len(data) // size * size
             while last > size and data[last - size + lead] != 0x47:
+                check()
                 last -= size
             started = data[last + lead : last + lead + 1] == b"\x47"
             cut = started or _unfinished(data, last, size, lead)
@@ -183,7 +200,7 @@ def transport(data: bytes) -> Extent:
 
 
 def _unfinished(data: bytes, end: int, size: int, lead: int) -> bool:
-    """Whether the last packet of any elementary stream tells more bytes than follow. Looks at the last 4096 packets."""
+    """True if the last packet of a stream declares more bytes than follow. Looks at the last 4096 packets."""
     missing: dict[int, int] = {}
     for place in range(max(0, end - 4096 * size) + lead, end, size):
         start, adaptation = data[place + 1] & 0x40, data[place + 3] >> 4 & 3
@@ -197,10 +214,11 @@ def _unfinished(data: bytes, end: int, size: int, lead: int) -> bool:
     return any(left > 0 for left in missing.values())
 
 
-def program(data: bytes) -> Extent:
-    """MPEG-PS: packs and packets, of which all but pack headers tell their length."""
+def program(data: bytes, check: Check) -> Extent:
+    """MPEG-PS: packs and packets, of which all but pack headers carry their length."""
     place = 0
     while place + 4 <= len(data) and data[place : place + 3] == b"\0\0\1" and data[place + 3] >= 0xB9:
+        check()
         kind = data[place + 3]
         if kind == 0xB9:
             place += 4

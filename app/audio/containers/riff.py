@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from app.audio.containers.extent import Extent, tag_at
+from app.audio.containers.extent import Check, Extent, tag_at
 
 OPEN = 0x7F00_0000  # a length from here on, or 0, was left open by a writer that could not go back
 _PLAIN_TAGS = {1, 3, 6, 7}  # WAVE: PCM, float, A-law, µ-law
@@ -31,11 +31,12 @@ class _Format:
         return size // self.frame / self.rate if self.plain and self.frame and self.rate else None
 
 
-def wave(data: bytes) -> Extent:
+def wave(data: bytes, check: Check) -> Extent:
     """RIFF, RIFX, RF64 and BW64 with WAVE."""
     order: Order = "big" if data[:4] == b"RIFX" else "little"
     form, place, long_size = _Format(), 12, None
     while place + 8 <= len(data):
+        check()
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], order)
         body = data[place + 8 : place + 8 + min(size, 64)]
         if kind == b"ds64" and len(body) >= 16:
@@ -45,7 +46,7 @@ def wave(data: bytes) -> Extent:
         elif kind == b"data":
             if data[:4] in (b"RF64", b"BW64") and size == 0xFFFF_FFFF and long_size is not None:
                 size = long_size
-            return _with_samples(data, "WAV", place + 8, size, form, order)
+            return _with_samples(data, "WAV", place + 8, size, form, order, check)
         place += 8 + size + size % 2
     return Extent("WAV", len(data), cut=True)
 
@@ -57,20 +58,21 @@ def _wave_format(body: bytes, order: Order) -> _Format:
     return _Format(rate, align or channels * -(-bits // 8), tag in _PLAIN_TAGS)
 
 
-def _with_samples(data: bytes, name: str, start: int, size: int, form: _Format, order: Order) -> Extent:
+def _with_samples(data: bytes, name: str, start: int, size: int, form: _Format, order: Order, check: Check) -> Extent:
     """The extent of a container whose samples begin at ``start``; metadata that follows them belongs to it."""
     present = len(data) - start
-    if not 0 < size < OPEN and not (size == 0 and _metadata_end(data, start, order) == len(data)):
+    if not 0 < size < OPEN and not (size == 0 and _metadata_end(data, start, order, check) == len(data)):
         return Extent(name, len(data), seconds=form.seconds(present), plain=form.plain)
     if size >= present + max(1, form.frame):  # less than a frame is a writer's rounding
         return Extent(name, len(data), cut=True, seconds=form.seconds(present), plain=form.plain)
-    end = _metadata_end(data, min(start + size, len(data)), order)
+    end = _metadata_end(data, min(start + size, len(data)), order, check)
     return Extent(name, end, seconds=form.seconds(size), plain=form.plain)
 
 
-def _metadata_end(data: bytes, place: int, order: Order) -> int:
+def _metadata_end(data: bytes, place: int, order: Order, check: Check) -> int:
     """Where chunks of metadata that begin at ``place``, or one byte on, end."""
     while True:
+        check()
         for begin in (place, place + 1):
             if data[begin : begin + 4] in _METADATA and begin + 8 <= len(data):
                 place = min(len(data), begin + 8 + int.from_bytes(data[begin + 4 : begin + 8], order))
@@ -79,9 +81,10 @@ def _metadata_end(data: bytes, place: int, order: Order) -> int:
             return min(len(data), place + (len(data) - place == 1))  # the last byte of an odd length
 
 
-def wave64(data: bytes) -> Extent:
+def wave64(data: bytes, check: Check) -> Extent:
     form, place = _Format(), 40
     while place + 24 <= len(data):
+        check()
         size = int.from_bytes(data[place + 16 : place + 24], "little")
         if data[place : place + 16] == _W64_FORMAT:
             form = _wave_format(data[place + 24 : place + 64], "little")
@@ -99,10 +102,11 @@ def wave64(data: bytes) -> Extent:
     return Extent("W64", len(data), cut=True)
 
 
-def aiff(data: bytes) -> Extent:
+def aiff(data: bytes, check: Check) -> Extent:
     """FORM with AIFF or AIFC."""
     form, place = _Format(), 12
     while place + 8 <= len(data):
+        check()
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "big")
         body = data[place + 8 : place + 8 + min(size, 64)]
         if kind == b"COMM" and len(body) >= 18:
@@ -116,7 +120,7 @@ def aiff(data: bytes) -> Extent:
         elif kind == b"SSND":
             if not 8 < size < OPEN:
                 return Extent("AIFF", len(data), seconds=form.seconds(len(data) - place - 16), plain=form.plain)
-            found = _with_samples(data, "AIFF", place + 8, size, form, "big")
+            found = _with_samples(data, "AIFF", place + 8, size, form, "big", check)
             total = 8 + int.from_bytes(data[4:8], "big")  # chunks after the samples, as far as the form goes
             end = max(found.end, min(total, len(data))) if total < OPEN else found.end
             seconds = form.seconds(min(size, len(data) - place - 8) - 8)
@@ -125,9 +129,10 @@ def aiff(data: bytes) -> Extent:
     return Extent("AIFF", len(data), cut=True)
 
 
-def caf(data: bytes) -> Extent:
+def caf(data: bytes, check: Check) -> Extent:
     form, place, samples, seconds, cut = _Format(), 8, False, None, False
     while place + 12 <= len(data) and data[place : place + 4].isascii() and data[place] > 0x20:
+        check()
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 12], "big", signed=True)
         if kind == b"caff" or tag_at(data, place):
             break
@@ -150,19 +155,19 @@ def caf(data: bytes) -> Extent:
     return Extent("CAF", min(place, len(data)), cut, seconds, plain=form.plain)
 
 
-def au(data: bytes) -> Extent:
+def au(data: bytes, check: Check) -> Extent:
     if len(data) < 24:
         return Extent("AU", len(data), cut=True)
     start, size, coding, rate, channels = struct.unpack(">IIIII", data[4:24])
     widths = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
     form = _Format(rate, channels * widths.get(coding, 0), coding in widths)
-    return _with_samples(data, "AU", start, size or 0xFFFF_FFFF, form, "big")
+    return _with_samples(data, "AU", start, size or 0xFFFF_FFFF, form, "big", check)
 
 
-def avi(data: bytes) -> Extent:
+def avi(data: bytes, check: Check) -> Extent:
     """RIFF with AVI, and the AVIX parts that go on beyond a gigabyte."""
     place = 0
-    for kind, begin, size in _lists(data):
+    for kind, begin, size in _lists(data, check):
         if kind not in (b"AVI ", b"AVIX") or (begin and kind == b"AVI "):
             break
         place = begin + 8 + size + size % 2
@@ -171,9 +176,10 @@ def avi(data: bytes) -> Extent:
     return Extent("AVI", min(place, len(data)), cut=place > len(data) + 1)
 
 
-def _lists(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _lists(data: bytes, check: Check) -> Iterator[tuple[bytes, int, int]]:
     place = 0
     while data[place : place + 4] == b"RIFF":
+        check()
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         yield data[place + 8 : place + 12], place, size
         place += 8 + size + size % 2

@@ -1,4 +1,4 @@
-"""Who changes adapters while others ask: uploads, selections, unloads, deletions, rollbacks, without a pause."""
+"""An operator that changes adapters under load: uploads, selections, unloads, deletions, rollbacks."""
 
 import random
 import time
@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 
-from app.bench.soak.repertoire import MIX, SETS, Adapter
+from app.bench.soak.workload import MIX, SETS, Adapter
 
 
 class Operator:
     """Knows which weights every version (uid) has, from the answers to its own requests.
 
-    ``faults``: what a server that works would not have answered.
+    ``faults``: answers that a working server does not give.
     """
 
     def __init__(self, http: httpx.AsyncClient, adapters: Mapping[str, Adapter], drawn: random.Random) -> None:
@@ -57,16 +57,16 @@ class Operator:
         await self._unload(None)
 
     def was_gone(self, name: str, begin: float, end: float) -> bool:
-        """Whether ``name`` was out of service at any moment of that time."""
+        """True where ``name`` was out of service at any moment of that time."""
         return any(gone < end and begin < back for gone, back in self._absent[name])
 
     async def _upload(self, name: str) -> None:
         key = f"{name}.{self._drawn.randrange(len(SETS[name]))}"
         form = {"name": name, "replace": "true"}
         files = {"file": (f"{name}.zip", self._adapters[key].archive)}
-        told = await self._call("upload", 201, "POST", "/adapters", data=form, files=files)
-        if told:
-            self._stands(name, told, key)
+        reply = await self._call("upload", 201, "POST", "/adapters", data=form, files=files)
+        if reply:
+            self._set_current(name, reply, key)
 
     async def _roll_back(self, name: str) -> None:
         """To the version before, or to any that is there; sometimes there is none."""
@@ -77,9 +77,9 @@ class Operator:
         wanted = chosen or max(older, default=None)
         body = {} if chosen is None else {"version": chosen}
         expected = 404 if wanted is None else 200
-        told = await self._call("roll back", expected, "POST", f"/adapters/{name}/rollback", json=body)
-        if told and wanted is not None:
-            self._stands(name, told, self.weights[f"{name}@{wanted}"])
+        reply = await self._call("roll back", expected, "POST", f"/adapters/{name}/rollback", json=body)
+        if reply and wanted is not None:
+            self._set_current(name, reply, self.weights[f"{name}@{wanted}"])
 
     async def _select(self, name: str) -> None:
         mix = [part.partition(":")[0] for part in MIX.split(",")]
@@ -88,9 +88,9 @@ class Operator:
 
     async def _unload(self, name: str | None) -> None:
         body = {} if name is None or self._drawn.random() < 0.5 else {"adapter": name}
-        told = await self._call("unload", 200, "POST", "/unload", json=body)
-        if told and not told["unchanged"]:
-            self.faults.append(f"unload: the base model has changed: {told['fingerprint']}")
+        reply = await self._call("unload", 200, "POST", "/unload", json=body)
+        if reply and not reply["unchanged"]:
+            self.faults.append(f"unload: the base model has changed: {reply['fingerprint']}")
 
     async def _delete(self, name: str) -> None:
         self._absent[name].append([time.monotonic(), float("inf")])
@@ -101,9 +101,9 @@ class Operator:
         await self._call("pin", 200, "POST", f"/adapters/{name}/pin")
         await self._call("unpin", 200, "POST", f"/adapters/{name}/pin", json={"pinned": False})
 
-    def _stands(self, name: str, told: Mapping[str, Any], key: str) -> None:
+    def _set_current(self, name: str, reply: Mapping[str, Any], key: str) -> None:
         """A version that is current now, with these weights; a uid never gets others."""
-        uid = f"{name}@{told['version']}"
+        uid = f"{name}@{reply['version']}"
         if self.weights.setdefault(uid, key) != key:
             self.faults.append(f"{uid} had the weights {self.weights[uid]} and was given to {key}")
         self._current[name] = uid
@@ -122,5 +122,5 @@ class Operator:
         if answer.status_code != expected:
             self.faults.append(f"{request_id}: {what} {path}: {answer.status_code} {answer.text[:300]}")
             return {}
-        told: dict[str, Any] = answer.json()
-        return told
+        reply: dict[str, Any] = answer.json()
+        return reply

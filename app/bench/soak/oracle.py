@@ -1,4 +1,4 @@
-"""What plain transformers and PEFT answer: each question alone through `generate`, nothing of the engine's."""
+"""The expected answers: each request alone through `generate` of transformers and PEFT, without the engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from app.bench.over_http import RATE
-from app.bench.soak.repertoire import NEW_TOKENS, PROMPTS, Adapter, Parts, Sound, combinations
-from app.engine.alone import shell_of
-from app.model.base import LoadedModel
-from app.model.prompt import PromptRenderer
+from app.bench.soak.workload import NEW_TOKENS, PROMPTS, Adapter, Parts, Sound, combinations
+from app.engine.lora.peft_fallback import shell_of
+from app.models.loading import LoadedModel
+from app.models.prompt import PromptRenderer
 
 Key = tuple[Parts, int, int]  # weights, number of the sound, number of the prompt
-Texts = Mapping[Key, str]
+ExpectedTexts = Mapping[Key, str]
 
 
 def texts(
@@ -52,9 +52,7 @@ def _model(loaded: LoadedModel, adapters: Mapping[str, Adapter], parts: Parts) -
 
 def _inputs(loaded: LoadedModel, sound: Sound, prompt: str) -> Any:
     """Made by transformers' processor alone, from the samples."""
-    content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt}]
-    conversation = [{"role": "user", "content": content}]
-    text = loaded.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    text = loaded.family.prompt.render(loaded.processor, [("user", [None, prompt])])
     inputs = loaded.processor(text=text, audio=[sound.samples], sampling_rate=RATE, return_tensors="pt")
     return inputs.to(loaded.device)
 

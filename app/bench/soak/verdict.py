@@ -1,14 +1,14 @@
-"""Whether each answer is the one that plain PEFT gives with the version it names."""
+"""Comparison of each answer with that of plain PEFT for the version it names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.bench.soak.clients import Asked
+from app.bench.soak.clients import CompletedRequest
 from app.bench.soak.operator import Operator
-from app.bench.soak.oracle import Texts
-from app.bench.soak.repertoire import Parts
-from app.service import BASE, names_of
+from app.bench.soak.oracle import ExpectedTexts
+from app.bench.soak.workload import Parts
+from app.service.adapters import BASE, names_of
 
 
 @dataclass
@@ -21,8 +21,8 @@ class Verdict:
     failures: list[str] = field(default_factory=list)
 
 
-def judge(everything: Iterable[Asked], texts: Texts, operator: Operator) -> Verdict:
-    """Every question that ended by itself."""
+def judge(everything: Iterable[CompletedRequest], texts: ExpectedTexts, operator: Operator) -> Verdict:
+    """Judge every request that ended by itself."""
     verdict = Verdict()
     for asked in everything:
         reply = asked.reply
@@ -40,8 +40,8 @@ def judge(everything: Iterable[Asked], texts: Texts, operator: Operator) -> Verd
     return verdict
 
 
-def _wrong(asked: Asked, texts: Texts, weights: Mapping[str, str]) -> str:
-    """What is wrong with an answer; nothing where it is right."""
+def _wrong(asked: CompletedRequest, texts: ExpectedTexts, weights: Mapping[str, str]) -> str:
+    """The fault of an answer; empty where it is right."""
     body = asked.reply.body
     named = body["adapter"]["name"]
     if asked.adapter is not None and named != asked.adapter:
@@ -65,7 +65,7 @@ def _parts(adapter: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     return [] if adapter["name"] == BASE else [(adapter["name"], adapter["version"], 1.0)]
 
 
-def _rightly_refused(asked: Asked, operator: Operator) -> bool:
+def _rightly_refused(asked: CompletedRequest, operator: Operator) -> bool:
     """A full line, or an adapter that was deleted meanwhile."""
     code = asked.reply.body.get("code")
     if code == "adapter_not_found" and asked.adapter not in (None, BASE):

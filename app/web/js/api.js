@@ -1,15 +1,17 @@
 /** Talking to the service: errors become `Problem`s, and a key is asked for when one is wanted. */
 import { askForKey, keyNow } from "./key.js";
 import { t } from "./i18n.js";
+import { wordsOf } from "./problem-words.js";
 
 /** An error in words, as the service tells it (RFC 9457). */
 export class Problem extends Error {
-  /** @param {{detail: string, code: string, status?: number, problems?: string[], instance?: string}} told */
+  /** @param {{detail: string, code: string, status?: number, problems?: string[], fields?: string[], instance?: string}} told */
   constructor(told) {
     super(told.detail);
     this.code = told.code;
     this.status = told.status ?? 0;
     this.problems = told.problems ?? [];
+    this.fields = told.fields ?? [];
     this.instance = told.instance;
   }
 }
@@ -39,7 +41,7 @@ export async function call(path, ask = {}) {
       });
     } catch (error) {
       if (ask.signal?.aborted) throw error;
-      throw new Problem({ code: "network", detail: t("error.network") });
+      throw await unreachable(form);
     }
     if (response.ok) return response;
     const problem = problemOf(response.status, await response.text());
@@ -80,17 +82,27 @@ function send(path, form, onProgress, signal) {
     for (const [name, value] of Object.entries(keyed())) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
     request.onload = () => resolve({ status: request.status, text: request.responseText });
-    request.onerror = () => reject(new Problem({ code: "network", detail: t("error.network") }));
+    request.onerror = async () => reject(await unreachable(form));
     request.onabort = () => reject(new DOMException("aborted", "AbortError"));
     signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(form);
   });
 }
 
+/** Why nothing was sent: a file that cannot be read (moved, changed, a folder), else the network. @param {FormData} [form] */
+async function unreachable(form) {
+  for (const part of form?.values() ?? []) {
+    if (!(part instanceof Blob)) continue;
+    const readable = await part.slice(0, 1).arrayBuffer().then(() => true, () => false);
+    if (!readable) return new Problem({ code: "file", detail: t("error.file", { name: part instanceof File ? part.name : "" }) });
+  }
+  return new Problem({ code: "network", detail: t("error.network") });
+}
+
 /** Whether a key was entered that may do what was refused. @param {Problem} problem */
 const mendedByKey = async (problem) =>
   (problem.code === "unauthorized" || (problem.code === "forbidden" && /key/.test(problem.message))) &&
-  askForKey(problem.message);
+  askForKey(wordsOf(problem).lead);
 
 /** @param {number} status @param {string} text */
 function problemOf(status, text) {

@@ -1,7 +1,5 @@
 /** Numbers and times as people read them. */
-import { language } from "./i18n.js";
-
-const locale = () => (language.get() === "zh" ? "zh-CN" : "en-GB");
+import { locale } from "./i18n.js";
 
 /** @param {number} value @param {number} [digits] */
 export const number = (value, digits = 0) =>

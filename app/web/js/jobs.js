@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from "./ui.js";
 const REDRAW_MS = 150; // a fast run tells hundreds of steps a second
 const AGAIN_MS = 1500; // before a stream that broke off is taken up
 
-/** @typedef {{kind: "upload", file: File} | {kind: "server", path: string} | {kind: "job", id: string}} Source */
+/** @typedef {{kind: "upload", file: File} | {kind: "server", path: string} | {kind: "job", id: string} | {kind: "feedback", adapter: string}} Source  ``adapter``: whose answers, empty for anyone's */
 
 /**
  * Ask for a job.
@@ -19,7 +19,7 @@ const AGAIN_MS = 1500; // before a stream that broke off is taken up
 export function submit(source, options, onProgress, signal) {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== "" && value?.length !== 0));
   if (source.kind !== "upload") {
-    const place = source.kind === "server" ? { dataset: source.path } : { from_job: source.id };
+    const place = source.kind === "server" ? { dataset: source.path } : source.kind === "job" ? { from_job: source.id } : { from_feedback: source.adapter || true };
     return fetchJson("/training/jobs", { json: { ...given, ...place }, signal });
   }
   const form = new FormData();
@@ -101,11 +101,12 @@ function take(watched, kind, data) {
   const told = { ...job.told };
   if (kind === "end") watched.job = data;
   else if (kind === "gate") watched.job = { ...job, told: { ...told, gate: data } };
+  else if (kind === "exam") watched.job = { ...job, told: { ...told, exam: data } };
   else if (kind === "checked") watched.job = { ...job, told: { ...told, estimate: data.estimate } };
   else if (kind === "start") {
     watched.steps = []; // a resumed run tells its steps anew from its checkpoint on
     watched.evaluations = [];
-    watched.job = { ...job, state: "running", told: { ...told, started: data } };
+    watched.job = { ...job, state: "running", told: { ...told, exam: null, started: data } };
   } else if (kind === "step") {
     watched.steps.push(data);
     watched.job = { ...job, told: { ...told, progress: data } };

@@ -7,6 +7,7 @@ const PERIOD_MS = 5000;
 /**
  * @typedef {object} Live
  * @property {any[]} adapters
+ * @property {{name: string, versions: number[]}[]} removed  deleted ones that can be brought back
  * @property {string | null} active
  * @property {any | null} readiness
  * @property {any} error  a Problem: why the service cannot be asked
@@ -14,14 +15,14 @@ const PERIOD_MS = 5000;
  */
 
 /** @type {{get: () => Live, set: (next: Live) => void, subscribe: (l: () => void) => () => boolean}} */
-export const live = createStore({ adapters: [], active: null, readiness: null, error: null, loaded: false });
+export const live = createStore({ adapters: [], removed: [], active: null, readiness: null, error: null, loaded: false });
 
 /** Ask again, now. */
 export async function refresh() {
   try {
     const readiness = await fetchJson("/ready");
-    const { adapters, active } = await fetchJson("/adapters");
-    live.set({ adapters, active, readiness, error: null, loaded: true });
+    const { adapters, removed = [], active } = await fetchJson("/adapters");
+    live.set({ adapters, removed, active, readiness, error: null, loaded: true });
   } catch (error) {
     const problem = error instanceof Error ? error : new Problem({ code: "unknown", detail: String(error) });
     live.set({ ...live.get(), readiness: null, error: problem, loaded: true });

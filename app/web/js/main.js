@@ -1,4 +1,4 @@
-/** The page: the shell around five views. A view stays as it was left while another is shown. */
+/** The page: the shell around its views. A view stays as it was left while another is shown. */
 import { language, t } from "./i18n.js";
 import { keepFresh } from "./live.js";
 import { KeyQuestion, Navigation, ServiceError, Status, Tools } from "./parts/shell.js";
@@ -7,11 +7,12 @@ import { useStore } from "./store.js";
 import { html, render, useEffect, useRef } from "./ui.js";
 import { Adapters } from "./views/adapters.js";
 import { Compare } from "./views/compare.js";
+import { Data } from "./views/data.js";
 import { Server } from "./views/server.js";
 import { Train } from "./views/train.js";
 import { Try } from "./views/try.js";
 
-const VIEWS = { try: Try, compare: Compare, adapters: Adapters, train: Train, server: Server };
+const VIEWS = { try: Try, compare: Compare, adapters: Adapters, data: Data, train: Train, server: Server };
 
 function App() {
   const { view, query } = useStore(route);

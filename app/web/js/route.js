@@ -1,7 +1,7 @@
 /** Which view is shown: `#/adapters`, `#/try?adapter=nato`. */
 import { createStore } from "./store.js";
 
-export const VIEWS = ["try", "compare", "adapters", "train", "server"];
+export const VIEWS = ["try", "compare", "adapters", "data", "train", "server"];
 
 function read() {
   const [name, query] = location.hash.replace(/^#\/?/, "").split("?");

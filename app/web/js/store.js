@@ -32,8 +32,10 @@ export function createStore(value) {
  */
 export function useStore(store) {
   const [, again] = useState(0);
+  const seen = store.get();
   useEffect(() => {
     const unsubscribe = store.subscribe(() => again((count) => count + 1));
+    if (store.get() !== seen) again((count) => count + 1); // it changed before this effect ran
     return () => { unsubscribe(); };
   }, [store]);
   return store.get();
@@ -55,3 +57,6 @@ export function remember(name, value) {
     else localStorage.setItem(`overtone.${name}`, value);
   } catch { /* storage is off */ }
 }
+
+/** A name for what this browser makes; `crypto.randomUUID` is missing on plain http. */
+export const randomId = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 HUMAN = ROOT / "tests" / "data" / "human"
 COMMAND = HUMAN / "goforward.flac"
 BASE = "overtone-tiny"
+CLIENTS = ROOT / "build" / "clients" / "bin"  # made by `make clients`: other people's clients, for optional tests
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def test_logprobs(openai: OpenAI) -> None:
 def test_without_a_limit_the_answer_may_fill_the_room(openai: OpenAI, live: Live) -> None:
     never: Any = {"temperature": 5, "seed": 16, "messages": GREETING, "model": BASE}
     answer = openai.chat.completions.create(**never)
-    assert answer.usage.total_tokens <= live.service.engine.room
+    assert answer.usage.total_tokens <= live.service.engine.max_tokens_per_request
     assert answer.usage.completion_tokens > 256
 
 
@@ -193,4 +193,4 @@ def test_a_client_that_leaves_ends_its_work(openai: OpenAI, plain: httpx.Client,
         openai.with_options(timeout=0.3).chat.completions.create(**endless)
     until_running(0)
     pool = live.service.engine.scheduler.pool
-    assert pool.free == pool.pages
+    assert pool.available == pool.blocks

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.api.openai.joining import join, seam
 from app.api.openai.subtitles import srt, vtt
-from app.api.openai.transcripts import Segment
+from app.api.schemas.openai.transcription_response import Segment
 from tests.audio.speech import HUMAN
 
 WORDS = [word for line in (HUMAN / "transcripts.tsv").read_text().splitlines()[6:11] for word in line.split()[2:]]

@@ -151,7 +151,7 @@ def test_hostile_schemas_are_refused_in_time(plain: httpx.Client, name: str) -> 
     response = plain.post("/v1/chat/completions", json=body | {"max_tokens": 4})
     assert response.status_code == 400, response.text
     assert words in response.json()["error"]["message"]
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 45  # the trial is niced: two seconds of its CPU take longer on a busy machine
     assert plain.get("/ready").status_code == 200
 
 
@@ -181,4 +181,4 @@ async def test_a_schema_that_becomes_too_complex_ends_its_own_request_alone(runn
         streamed = await client.post("/v1/chat/completions", json=body | {"stream": True})
         assert "too complex" in streamed.text
         state = client.app.state.overtone.service.engine  # type: ignore[attr-defined]
-        assert state.scheduler.pool.free == state.scheduler.pool.pages
+        assert state.scheduler.pool.available == state.scheduler.pool.blocks

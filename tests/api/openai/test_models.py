@@ -17,7 +17,7 @@ def test_models(openai: OpenAI, live: Live) -> None:
     assert listed[BASE].model_extra["parent"] is None
     assert listed["nato"].model_extra["parent"] == BASE
     assert all(card.object == "model" and card.created > 1.7e9 for card in listed.values())
-    assert listed["nato"].model_extra["max_model_len"] == live.service.engine.room
+    assert listed["nato"].model_extra["max_model_len"] == live.service.engine.max_tokens_per_request
     assert openai.models.retrieve("nato") == listed["nato"]
     with pytest.raises(sdk.NotFoundError, match="did you mean nato") as error:
         openai.models.retrieve("natto")

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,11 +13,13 @@ import pytest
 import soundfile
 from openai import AsyncOpenAI, OpenAI
 
-from app.api.openai.details import MOST_CHARACTERS, OvertoneDetails, headers
 from app.api.openai.languages import language_of, prompt_in
-from app.api.openai.requests import ChatRequest
 from app.api.problems import InvalidFields
-from app.service import DEFAULT_PROMPT
+from app.api.schemas.openai.chat_request import ChatRequest
+from app.api.schemas.openai.details import MOST_CHARACTERS, OvertoneDetails, headers
+from app.api.schemas.openai.response_request import ResponseRequest
+from app.api.schemas.openai.transcription_request import TranscriptionForm, TranslationForm
+from app.service.generation import DEFAULT_PROMPT
 from tests.api.openai.conftest import BASE, COMMAND, Live, heard
 from tests.support import tone
 
@@ -41,7 +45,7 @@ EXTRA: dict[str, Any] = {
     "request_id": "r", "include_reasoning": True, "guided_json": None, "priority": 0,
 }  # fmt: skip
 ASKS = [
-    ("n", 2), ("tools", [{"type": "function", "function": {"name": "look"}}]), ("logit_bias", {"50": 3}),
+    ("n", 2), ("functions", [{"name": "look"}]), ("logit_bias", {"50": 3}),
     ("web_search_options", {}), ("service_tier", "flex"), ("reasoning_effort", "high"), ("verbosity", "low"),
     ("modalities", ["text", "audio"]),
 ]  # fmt: skip
@@ -92,7 +96,7 @@ def test_every_parameter_of_the_official_client_is_known() -> None:
     from openai.types.audio import transcription_create_params as transcription
     from openai.types.chat import completion_create_params as chat
 
-    from app.api.openai.transcriptions import TranscriptionForm
+    from app.api.schemas.openai.transcription_request import TranscriptionForm
 
     known = {*ChatRequest.known(), *ChatRequest.unsupported}
     assert {*chat.CompletionCreateParamsBase.__annotations__, "stream"} <= known
@@ -270,3 +274,28 @@ def test_the_header_is_ascii_and_bounded() -> None:
     assert kept == warnings[: len(kept)]
     assert last == f"and {500 - len(kept)} more"
     assert headers(OvertoneDetails(audio=[], warnings=[])) == headers(None) == {}
+
+
+def test_the_documents_table_has_every_parameter() -> None:
+    """Each name stands in the column of its route, and nothing stands there as supported that is refused."""
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    section = text.partition("### Parameters of OpenAI, supported or refused")[2].partition("\n### ")[0]
+    openais, vllms = ([line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| `")]
+                      for part in section.split("vLLM's parameters:"))  # fmt: skip
+    for schema, rows in (
+        (ChatRequest, [(row[0], row[1]) for row in openais + vllms]),
+        (ResponseRequest, [(row[0], row[2]) for row in openais]),
+        (TranscriptionForm, [(row[0], row[-1]) for row in openais + vllms]),
+        (TranslationForm, [(row[0], row[-1]) for row in openais + vllms]),
+    ):
+        told = {name: cell for names, cell in rows for name in re.findall(r"`([a-z_]+)(?:\[\])?`", names)}
+        known = {(field.alias or name).removesuffix("[]") for name, field in schema.model_fields.items()}
+        limited = {name.removesuffix("[]"): values for name, values in schema.unsupported.items()}
+        assert known | limited.keys() == {name for name, cell in told.items() if not cell.startswith("–")}, schema
+        for name, values in limited.items():
+            if (schema, name) == (TranslationForm, "to_language"):  # the cell begins with transcriptions
+                continue
+            assert told[name].startswith("refused") == (not values), name
+            assert told[name].startswith("accepted") == (values == (True, False)), name
+        for name in known - {"timestamp_granularities", "seed", "stream"}:
+            assert told[name].startswith(("supported", "accepted", "the same")), name

@@ -191,7 +191,7 @@ def test_without_a_pause_windows_overlap_and_their_texts_meet(
 ) -> None:
     asked: Any = {"model": BASE, "file": ("a.flac", flac(breathless))}
     whole = openai.audio.transcriptions.create(**asked, response_format="verbose_json")
-    receipt, clips = live.service.hear(flac(breathless), transcript=True)
+    receipt, clips = live.service.read_clips(flac(breathless), transcript=True)
     assert len(whole.segments) == len(clips) >= 3
     spans = [breathless[round(one.start * RATE) : round(one.end * RATE)] for one in receipt.segments]
     assert sum(map(len, spans)) == len(breathless) + 2 * RATE * (len(spans) - 1)

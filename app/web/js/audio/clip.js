@@ -1,33 +1,59 @@
-/** A recording that the visitor made or dropped, with what is needed to draw and play it. */
+/** A recording that the visitor made or dropped, with what is needed to draw, play and cut it. */
+import { randomId } from "../store.js";
+import { wavOf } from "./wav.js";
 
 const BARS = 600;
-let count = 0;
+const RATE = 16000; // Hz: at this rate recordings are drawn and cut; the models take the same
 
 /**
  * @typedef {object} Clip
- * @property {number} id
+ * @property {string} id
  * @property {string} name
  * @property {Blob} blob
  * @property {string} url  of the blob, for playing
  * @property {number | null} seconds  `null`: this browser cannot decode it, the service may
  * @property {Float32Array | null} peaks  0 to 1
+ * @property {{start: number, end: number} | null} region  in seconds: the part that is asked about; `null`: all
  */
 
 /**
- * @param {Blob} blob
+ * @param {Blob} file
  * @param {string} name
  * @returns {Promise<Clip>}
  */
-export async function makeClip(blob, name) {
-  const clip = { id: ++count, name, blob, url: URL.createObjectURL(blob), seconds: null, peaks: null };
+export async function makeClip(file, name) {
+  const bytes = await file.arrayBuffer();
+  const blob = new Blob([bytes], { type: file.type }); // a copy: the file on the disk may change or go
+  const clip = { id: randomId(), name, blob, url: URL.createObjectURL(blob), seconds: null, peaks: null, region: null };
   try {
-    const decoder = new OfflineAudioContext(1, 1, 16000);
-    const audio = await decoder.decodeAudioData(await blob.arrayBuffer());
+    const audio = await decoded(bytes);
     return { ...clip, seconds: audio.duration, peaks: peaksOf(audio.getChannelData(0)) };
   } catch {
     return clip;
   }
 }
+
+/**
+ * What is sent and saved: the recording as it is, or its region as a WAV file.
+ * @param {Clip} clip
+ * @returns {Promise<Blob>}
+ */
+export async function soundOf({ blob, region }) {
+  if (!region) return blob;
+  const audio = await decoded(await blob.arrayBuffer());
+  const [from, to] = [region.start, region.end].map((second) => Math.round(second * audio.sampleRate));
+  const channels = Array.from({ length: audio.numberOfChannels }, (_, at) => audio.getChannelData(at).subarray(from, to));
+  return wavOf(channels, audio.sampleRate);
+}
+
+/** The file's name for that. @param {{name: string, region?: {start: number, end: number} | null}} clip */
+export function soundName({ name, region }) {
+  if (!region) return name;
+  return `${name.replace(/\.\w{1,5}$/, "")} ${region.start.toFixed(2)}-${region.end.toFixed(2)} s.wav`;
+}
+
+/** @param {ArrayBuffer} bytes  are used up */
+const decoded = (bytes) => new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes);
 
 /** @param {Float32Array} samples */
 function peaksOf(samples) {

@@ -8,7 +8,8 @@ const FLOOR_DB = 60; // the meter's lower end, below full scale
 /**
  * @typedef {object} Recording
  * @property {() => number} level  0 to 1, now
- * @property {() => Promise<{blob: Blob, extension: string}>} stop
+ * @property {() => void} stop
+ * @property {Promise<{blob: Blob, extension: string}>} take  once it has stopped, by itself too: the device may be unplugged
  */
 
 /**
@@ -33,19 +34,16 @@ export async function record() {
   const parts = [];
   recorder.ondataavailable = (event) => parts.push(event.data);
   const meter = levelOf(stream);
+  const take = new Promise((resolve) => {
+    recorder.onstop = () => {
+      for (const track of stream.getTracks()) track.stop();
+      meter.close();
+      const type = recorder.mimeType.split(";")[0];
+      resolve({ blob: new Blob(parts, { type }), extension: type.split("/")[1] || "webm" });
+    };
+  });
   recorder.start(250);
-  return {
-    level: meter.level,
-    stop: () => new Promise((resolve) => {
-      recorder.onstop = () => {
-        for (const track of stream.getTracks()) track.stop();
-        meter.close();
-        const type = recorder.mimeType.split(";")[0];
-        resolve({ blob: new Blob(parts, { type }), extension: type.split("/")[1] || "webm" });
-      };
-      recorder.stop();
-    }),
-  };
+  return { level: meter.level, stop: () => { if (recorder.state !== "inactive") recorder.stop(); }, take };
 }
 
 /** @param {MediaStream} stream */

@@ -2,7 +2,7 @@
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { html, useState } from "../ui.js";
-import { Badge } from "./basics.js";
+import { Badge, Reasons } from "./basics.js";
 import { Figures, headline } from "./figures.js";
 import { Icon } from "./icons.js";
 import { Report } from "./report.js";
@@ -73,7 +73,7 @@ const Broken = ({ adapter, busy, onAct }) => html`
   <article class="panel adapter broken" aria-labelledby=${`adapter-${adapter.name}`}>
     <header><h2 id=${`adapter-${adapter.name}`}>${adapter.name}</h2><${Badge} kind="bad">${t("adapter.broken")}<//></header>
     <p>${t("adapter.broken.what")}</p>
-    <ul>${adapter.problems.map((one) => html`<li>${one}</li>`)}</ul>
+    <${Reasons} reasons=${adapter.problems} />
     <div class="actions">
       <${Rollback} adapter=${adapter} busy=${busy} onAct=${onAct} />
       <button type="button" class="quiet danger" disabled=${busy} onClick=${() => onAct("delete", adapter)}><${Icon} name="trash" />${t("adapter.delete")}</button>

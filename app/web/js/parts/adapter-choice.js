@@ -48,7 +48,7 @@ export function AdapterChoice({ chosen, adapters, onChange }) {
 }
 
 /** @param {{parts: Record<string, number>, able: any[], onChange: (parts: Record<string, number>) => void}} props */
-function Mix({ parts, able, onChange }) {
+export function Mix({ parts, able, onChange }) {
   const without = (name) => Object.fromEntries(Object.entries(parts).filter(([other]) => other !== name));
   return html`
     <ul class="mix" aria-label=${t("choice.mix")}>

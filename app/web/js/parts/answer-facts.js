@@ -10,17 +10,18 @@ const STAGES = ["queue", "audio", "prefill", "decode"];
 export const speed = ({ usage, timings_ms }) =>
   (usage.completion_tokens > 1 && timings_ms.decode > 0 ? (1000 * (usage.completion_tokens - 1)) / timings_ms.decode : null);
 
-/** @param {{answer: any}} props */
-export function Facts({ answer }) {
+/** @param {{answer: any, more?: [string, any][], small?: boolean}} props  ``more``: figures that come first */
+export function Facts({ answer, more = [], small = false }) {
   const { usage, timings_ms: took } = answer;
   const rate = speed(answer);
   const facts = [
+    ...more,
     [t("fact.speed"), rate === null ? "–" : format.number(rate, rate < 100 ? 1 : 0)],
     [t("fact.ttft"), format.milliseconds(took.ttft)],
     [t("fact.total"), format.milliseconds(took.total)],
     [t("fact.tokens"), `${format.number(usage.prompt_tokens)} → ${format.number(usage.completion_tokens)}`],
   ];
-  return html`<dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd class="numbers">${value}</dd></div>`)}</dl>`;
+  return html`<dl class=${small ? "facts small-facts" : "facts"}>${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd class="numbers">${value}</dd></div>`)}</dl>`;
 }
 
 /** Stages as parts of one bar. @param {{took: Record<string, number>}} props */
@@ -42,10 +43,11 @@ const times = (segments) =>
   segments.slice(0, MOST_TIMES).map(({ start, end }) => `${format.number(start, 1)}–${format.number(end, 1)} s`).join(", ")
   + (segments.length > MOST_TIMES ? " …" : "");
 
-/** What was heard. @param {{receipts: any[]}} props */
-export const Receipts = ({ receipts }) => html`
-  <ul class="receipts">${receipts.map((one) => html`
+/** Receipts: the part of each file that was used. @param {{receipts: any[], names: string[]}} props */
+export const Receipts = ({ receipts, names }) => html`
+  <ul class="receipts">${receipts.map((one, at) => html`
     <li>
+      <strong>${names[at]}</strong>
       <span>${one.container} · ${one.codec.replace("_", " ")}</span>
       <span class="numbers">${format.number(one.sample_rate)} Hz</span>
       <span>${known(`channels.${one.channels}`, t("channels", { count: one.channels }))}</span>
@@ -58,9 +60,10 @@ export const Receipts = ({ receipts }) => html`
       ${one.warnings.map((warning) => html`<p class="warning">${warning}</p>`)}
     </li>`)}</ul>`;
 
-/** Probabilities of a head, likeliest first. @param {{results: any[]}} props */
-export const Labels = ({ results }) => html`
-  <div class="labels">${results.map((one) => html`
+/** Probabilities of a head, likeliest first. @param {{results: any[], names: string[]}} props */
+export const Labels = ({ results, names }) => html`
+  <div class="labels">${results.map((one, at) => html`
+    ${results.length > 1 && html`<h3>${names[at]}</h3>`}
     <ol>${one.labels.slice(0, 8).map(({ label, probability }) => html`
       <li><span>${label}</span><span class="meter" aria-hidden="true"><span style=${{ "--share": probability }}></span></span>
         <span class="numbers">${format.percent(probability)}</span></li>`)}</ol>`)}</div>`;

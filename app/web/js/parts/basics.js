@@ -1,24 +1,39 @@
 /** Small pieces that every view uses. */
 import { t } from "../i18n.js";
+import { reasonIn, wordsOf } from "../problem-words.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
 import { Icon } from "./icons.js";
+
+const FEW = 4; // reasons that are shown without a click
 
 /** An error in words, with every reason. @param {{error: any, onRetry?: () => void}} props */
 export function ErrorNote({ error, onRetry }) {
   if (!error) return null;
-  const reasons = error.problems ?? [];
-  const words = reasons.length && error.message.endsWith(reasons.join("; "))
-    ? error.message.slice(0, -reasons.join("; ").length).replace(/: $/, ".") : error.message;
+  const { lead, said, reasons } = wordsOf(error);
   return html`
     <div class="note bad" role="alert">
       <${Icon} name="warning" />
       <div>
-        <p>${words}</p>
-        ${reasons.length > 0 && html`<ul>${reasons.map((reason) => html`<li>${reason}</li>`)}</ul>`}
+        <p>${lead}</p>
+        ${said && html`<p class="small" lang="en">${said}</p>`}
+        <${Reasons} reasons=${reasons} />
         ${error.instance && html`<p class="small muted">${t("error.request", { id: error.instance })}</p>`}
         ${onRetry && html`<button type="button" class="quiet" onClick=${onRetry}>${t("again")}</button>`}
       </div>
     </div>`;
+}
+
+/** The first few reasons, the others folded; in the server's words. @param {{reasons: string[]}} props */
+export function Reasons({ reasons }) {
+  if (!reasons.length) return null;
+  const item = (reason) => {
+    const { words, lang } = reasonIn(reason);
+    return html`<li lang=${lang}>${words}</li>`;
+  };
+  const shown = reasons.length > FEW + 1 ? FEW : reasons.length;
+  return html`
+    <ul>${reasons.slice(0, shown).map(item)}</ul>
+    ${reasons.length > shown && html`<details><summary>${t("reasons.more", { count: reasons.length - shown })}</summary><ul>${reasons.slice(shown).map(item)}</ul></details>`}`;
 }
 
 /** What is to be done where nothing is yet. */

@@ -17,6 +17,9 @@ const told = (name, value) => (name.endsWith("_percent") ? `${format.number(valu
 /** @param {string} name */
 const title = (name) => known(`figure.${name.replace(/_percent$/, "")}`, name.replace(/_percent$/, "").replaceAll("_", " "));
 
+/** Whether the figures are of the held-out rows of a training here, which it names in English. @param {any} metrics */
+const heldOut = ({ data, rows }) => data === `${rows} held-out rows`;
+
 /** @param {{metrics: any}} props */
 export function Figures({ metrics }) {
   const { before = {}, after = {} } = metrics ?? {};
@@ -31,11 +34,27 @@ export function Figures({ metrics }) {
             <th scope="row">${title(name)}</th>
             <td class="numbers">${typeof before[name] === "number" ? told(name, before[name]) : "–"}</td>
             <td class=${`numbers ${better(name, before[name], after[name])}`}>${told(name, after[name])}
-              ${after[`${name}_range`] && html`<span class="small muted"> (${after[`${name}_range`].map((end) => format.number(100 * end, 1)).join("–")})</span>`}</td>
+              ${range(after, name, metrics.rows) && html`<span class="small muted"> (${range(after, name, metrics.rows).map((end) => format.number(100 * end, 1)).join("–")})</span>`}</td>
           </tr>`)}</tbody>
       </table>
     </div>
-    ${metrics.data && html`<p class="hint">${t("figures.on", { data: metrics.data })}</p>`}`;
+    ${metrics.data && html`<p class="hint">${heldOut(metrics) ? t("figures.held", { rows: format.number(metrics.rows) }) : t("figures.on", { data: metrics.data })}</p>`}`;
+}
+
+/**
+ * The 95 % interval; Wilson's where one without width was stored, which earlier trainings did for rows that are all alike.
+ * @param {Record<string, any>} side @param {string} name @param {number} [rows]
+ * @returns {number[] | null}
+ */
+export function range(side, name, rows = 0) {
+  const [low, high] = side[`${name}_range`] ?? [0, 0];
+  if (low !== high) return [low, high];
+  const share = side[name];
+  if (!side[`${name}_range`] || !rows || share < 0 || share > 1) return null;
+  const z2 = 1.959964 ** 2;
+  const middle = (share + z2 / (2 * rows)) / (1 + z2 / rows);
+  const half = Math.sqrt(z2 * ((share * (1 - share)) / rows + z2 / (4 * rows ** 2))) / (1 + z2 / rows);
+  return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
 /** @param {string} name */

@@ -1,12 +1,9 @@
 /** What the gate found in the data, with the clips it objects to, to be heard. */
-import { call } from "../api.js";
-import { makeClip } from "../audio/clip.js";
 import * as format from "../format.js";
 import { known, t } from "../i18n.js";
-import { html, useState } from "../ui.js";
-import { Badge, ErrorNote } from "./basics.js";
-import { Icon } from "./icons.js";
-import { Player } from "./player.js";
+import { html } from "../ui.js";
+import { Badge } from "./basics.js";
+import { FetchedPlayer } from "./fetched-player.js";
 
 /**
  * @param {{job: any, allowed?: string[], onAllow?: (codes: string[]) => void}} props
@@ -22,6 +19,7 @@ export function GateReport({ job, allowed, onAllow }) {
         clips: format.number(report.clips ?? 0), length: format.duration(report.seconds ?? 0),
       })}</p>
       ${facts(report).map((line) => html`<p class="small muted">${line}</p>`)}
+      ${(report.remarks ?? []).map((line) => html`<p class="small muted" lang="en">${line}</p>`)}
       ${findings.length === 0 && html`<p class="hint">${t("gate.clean")}</p>`}
       <ul class="findings">${findings.map((finding) => html`
         <${Finding} key=${finding.code} finding=${finding} job=${job} allowed=${allowed} onAllow=${onAllow} />`)}</ul>
@@ -36,20 +34,22 @@ function facts(report) {
   const idle = report.idle_fields ?? [];
   return [
     ...(named ? [t("gate.splits", { splits: splits.join(" · ") })] : []),
-    ...(report.remarks ?? []),
     ...(idle.length ? [t("gate.idle", { fields: idle.join(", ") })] : []),
   ];
 }
 
 function Finding({ finding, job, allowed, onAllow }) {
-  const { code, severity, count, message, examples, recordings = [], final } = finding;
+  const { code, severity, count, message, examples, recordings = [], final, values = {} } = finding;
+  const shown = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, typeof value === "number" ? format.number(value) : value]));
+  const what = known(`gate.what.${code}`, message, shown);
+  const advice = known(`gate.do.${code}.${severity}`, "", shown) || known(`gate.do.${code}`, "", shown);
   const [first] = examples;
   return html`
     <li class="finding">
       <p><${Badge} kind=${severity === "error" ? "bad" : "warn"}>${t(`gate.${severity}`)}<//> <strong>${known(`gate.code.${code}`, code)}</strong></p>
-      <p><span class="numbers">${format.number(count)}</span> ${message}</p>
+      <p><span class="numbers">${format.number(count)}</span> ${what} ${advice}</p>
       ${examples.length > 0 && html`<p class="small muted examples">${examples.join(" · ")}${count > examples.length && first ? ` · ${t("gate.more", { count: format.number(count - examples.length) })}` : ""}</p>`}
-      <div class="offenders">${recordings.map((name) => html`<${Offender} key=${name} id=${job.id} name=${name} />`)}</div>
+      <div class="offenders">${recordings.map((name) => html`<${FetchedPlayer} key=${name} path=${`/training/jobs/${job.id}/recording?name=${encodeURIComponent(name)}`} name=${name} />`)}</div>
       ${severity === "error" && (final
         ? html`<p class="hint">${t("gate.final")}</p>`
         : onAllow && html`
@@ -57,20 +57,4 @@ function Finding({ finding, job, allowed, onAllow }) {
             onChange=${(event) => onAllow(event.currentTarget.checked ? [...allowed, code] : allowed.filter((one) => one !== code))} />
             <span>${t("gate.allow")}</span></label>`)}
     </li>`;
-}
-
-/** A clip that is fetched when somebody wants to hear it. */
-function Offender({ id, name }) {
-  const [clip, setClip] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const hear = async () => {
-    try {
-      const response = await call(`/training/jobs/${id}/recording?name=${encodeURIComponent(name)}`);
-      setClip(await makeClip(await response.blob(), name));
-    } catch (problem) { setError(problem); }
-  };
-  if (clip) return html`<${Player} clip=${clip} />`;
-  return html`
-    <button type="button" class="quiet small" onClick=${hear}><${Icon} name="play" />${t("gate.hear", { name })}</button>
-    <${ErrorNote} error=${error} />`;
 }

@@ -1,6 +1,6 @@
 /** What surrounds the views: navigation, the state of the service, language, theme, and the question for a key. */
 import { answerKey, keyNow, question } from "../key.js";
-import { language, speak, t } from "../i18n.js";
+import { NAMES, language, speak, t, tag } from "../i18n.js";
 import { live, refresh } from "../live.js";
 import { VIEWS } from "../route.js";
 import { useStore } from "../store.js";
@@ -10,22 +10,28 @@ import { Dialog, ErrorNote, Field } from "./basics.js";
 import { Icon } from "./icons.js";
 
 /** @param {{view: string}} props */
-export const Navigation = ({ view }) => html`
-  <nav aria-label=${t("nav")}>
-    <ul>${VIEWS.map((name) => html`
-      <li key=${name}><a href=${`#/${name}`} aria-current=${name === view ? "page" : undefined}><${Icon} name=${name} /><span>${t(`view.${name}`)}</span></a></li>`)}
-    </ul>
-  </nav>`;
+export function Navigation({ view }) {
+  const { readiness } = useStore(live);
+  const shown = VIEWS.filter((name) => name !== "data" || name === view || readiness?.feedback);
+  return html`
+    <nav aria-label=${t("nav")}>
+      <ul>${shown.map((name) => html`
+        <li key=${name}><a href=${`#/${name}`} aria-current=${name === view ? "page" : undefined}><${Icon} name=${name} /><span>${t(`view.${name}`)}</span></a></li>`)}
+      </ul>
+    </nav>`;
+}
 
 export function Tools() {
   const now = useStore(theme);
-  const other = language.get() === "zh" ? "en" : "zh";
+  const spoken = useStore(language);
   return html`
     <div class="tools">
       <button type="button" class="round quiet" onClick=${toggleTheme} aria-label=${t(now === "dark" ? "theme.light" : "theme.dark")}>
         <${Icon} name=${now === "dark" ? "sun" : "moon"} />
       </button>
-      <button type="button" class="quiet" lang=${other === "zh" ? "zh-Hans" : "en"} onClick=${() => speak(other)}>${other === "zh" ? "中文" : "English"}</button>
+      <select aria-label=${t("language")} value=${spoken} onChange=${(event) => speak(event.currentTarget.value)}>
+        ${Object.entries(NAMES).map(([one, name]) => html`<option key=${one} value=${one} lang=${tag(one)}>${name}</option>`)}
+      </select>
     </div>`;
 }
 

@@ -13,15 +13,15 @@ export function wanted(settings) {
   return { ...settings, preset: lora ? settings.preset : "", rank: lora ? settings.rank : "" };
 }
 
-/** @param {{settings: typeof SETTINGS, onChange: (settings: typeof SETTINGS) => void}} props */
-export function TrainSettings({ settings, onChange }) {
+/** @param {{settings: typeof SETTINGS, replaced?: {name: string, version?: number}, onChange: (settings: typeof SETTINGS) => void}} props  ``replaced``: the adapter that has the name */
+export function TrainSettings({ settings, replaced, onChange }) {
   const set = (name) => (event) => onChange({ ...settings, [name]: event.currentTarget.value });
   const number = (name, more) => html`
     <${Field} label=${t(`train.${name}`)}>
       <input type="number" value=${settings[name]} placeholder=${USUAL[settings.method][name] ?? t("train.usual")} onInput=${set(name)} ...${more} />
     <//>`;
   return html`
-    <${Field} label=${t("train.name")} hint=${t("train.name.hint")}>
+    <${Field} label=${t("train.name")} hint=${replaced ? t(replaced.version ? "upload.replaces" : "upload.replaces-broken", { name: replaced.name, version: replaced.version ?? "" }) : t("train.name.hint")}>
       <input required maxlength="64" pattern="[a-z0-9][a-z0-9._\\-]*" title=${t("upload.rule")} value=${settings.name} onInput=${set("name")} />
     <//>
     <div>

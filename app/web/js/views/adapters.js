@@ -4,6 +4,7 @@ import { t } from "../i18n.js";
 import { live, refresh } from "../live.js";
 import { AdapterCard } from "../parts/adapter-card.js";
 import { Badge, Dialog, Empty, ErrorNote, Progress } from "../parts/basics.js";
+import { RemovedAdapters } from "../parts/removed-adapters.js";
 import { save } from "../parts/save.js";
 import { UploadAdapter } from "../parts/upload-adapter.js";
 import { useStore } from "../store.js";
@@ -17,21 +18,24 @@ const ACTIONS = {
   deselect: async () => { await call("/adapters/base/select", { method: "POST" }); },
   pin: async (adapter) => { await call(`${path(adapter)}/pin`, { json: { pinned: !adapter.pinned } }); },
   rollback: async (adapter, version) => { await call(`${path(adapter)}/rollback`, { json: { version } }); },
+  restore: async (adapter, version) => { await call(`${path(adapter)}/rollback`, { json: { version } }); },
   delete: async (adapter) => { await call(path(adapter), { method: "DELETE" }); },
   download: async (adapter) => { save(await (await call(`${path(adapter)}/download`)).blob(), `${adapter.name}-${adapter.version}.zip`); },
 };
 
 export function Adapters() {
-  const { adapters, active, loaded, readiness } = useStore(live);
+  const { adapters, removed, active, loaded, readiness } = useStore(live);
   const [busy, setBusy] = useState("");
   const [error, setError] = useState(/** @type {any} */ (null));
   const [said, setSaid] = useState("");
+  const [gone, setGone] = useState(/** @type {any} */ (null)); // deleted a moment ago
   const [doomed, setDoomed] = useState(/** @type {any} */ (null));
 
   const run = async (what, work) => {
     setBusy(what);
     setError(null);
     setSaid("");
+    setGone(null);
     try {
       setSaid((await work()) ?? "");
       await refresh();
@@ -44,6 +48,7 @@ export function Adapters() {
     if (what === "delete" && !more) { setDoomed(adapter); return; }
     run(what, async () => {
       await ACTIONS[what](adapter, more);
+      if (what === "delete") setGone(adapter);
       return t(`did.${what}`, { name: adapter.name, version: typeof more === "number" ? more : "" });
     });
   };
@@ -52,8 +57,9 @@ export function Adapters() {
     return t(told.unchanged ? "unload.same" : "unload.changed", { print: told.fingerprint.slice(0, 16), freed: told.freed.length });
   });
 
+  const undo = gone && removed.find((one) => one.name === gone.name);
   return html`
-    <${UploadAdapter} taken=${adapters.filter((one) => one.status === "ready").map((one) => one.name)} />
+    <${UploadAdapter} taken=${adapters} />
     <section aria-label=${t("adapters.list")}>
       <div class="toolbar">
         <p>${t("adapters.default")} <${Badge} kind=${active ? "accent" : ""}>${active ?? t("choice.base")}<//>
@@ -62,11 +68,12 @@ export function Adapters() {
       </div>
       <div class="said" aria-live="polite">
         ${busy && html`<${Progress} label=${t(`doing.${busy}`)} />`}
-        ${said && html`<p class="note good">${said}</p>`}
+        ${said && html`<p class="note good"><span>${said} ${undo && html`<button type="button" class="link" onClick=${() => act("restore", undo, undo.versions[undo.versions.length - 1])}>${t("removed.undo")}</button>`}</span></p>`}
       </div>
       <${ErrorNote} error=${error} />
       ${loaded && !adapters.length && html`<${Empty} title=${t("adapters.none")}>${t("adapters.none.how")}<//>`}
       <div class="cards">${adapters.map((adapter) => html`<${AdapterCard} key=${adapter.name} adapter=${adapter} busy=${busy !== ""} onAct=${act} />`)}</div>
+      <${RemovedAdapters} removed=${removed} busy=${busy !== ""} onRestore=${(adapter, version) => act("restore", adapter, version)} />
     </section>
     ${doomed && html`
       <${Dialog} title=${t("delete.title", { name: doomed.name })} confirm=${t("adapter.delete")} tone="danger" onClose=${() => setDoomed(null)}

@@ -1,0 +1,1 @@
+"""Request bodies: their kinds, read strictly, and refused with the place and the reason."""

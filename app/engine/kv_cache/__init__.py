@@ -1,0 +1,1 @@
+"""The paged KV cache: the pool of blocks and the tensors behind it."""

@@ -1,0 +1,1 @@
+"""Feedback on answers: recent requests in memory, corrected rows on disk, a data set to train on."""

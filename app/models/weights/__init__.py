@@ -1,0 +1,1 @@
+"""A model's weights: read from checkpoints, checked, quantised, written, drawn at random."""

@@ -1,0 +1,1 @@
+"""Figures on human recordings, and the card that shows them."""

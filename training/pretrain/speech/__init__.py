@@ -1,0 +1,1 @@
+"""Synthetic speech: voices, accents, sounds and rooms, down to log-mel shards."""

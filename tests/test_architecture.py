@@ -49,6 +49,7 @@ NEED_TRITON = (
     "app.quantization.kernels",
     "app.quantization.on_cuda",
     "app.engine.cuda.attention_kernels",
+    "app.engine.cuda.int4_kernels",
     "app.engine.cuda.kernels",
     "app.engine.cuda.lora_kernels",
     "app.engine.cuda.encoder_graphs",

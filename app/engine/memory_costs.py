@@ -24,7 +24,7 @@ _LEAST_PLAIN, _PLAIN, _MOST_PLAIN = 48 * MIB, 2 * MIB, 2048 * MIB  # of adapters
 _LEAST_STEP = 512  # tokens
 CUDA_BLOCK_SIZE = 64  # tokens; a program of the decode attention reads them in two iterations
 _PARTS = 1024  # of contexts that the decode attention computes apart, at most, while sequences are few
-_SCRATCH = 1 << 24  # weights that are dequantised at a time
+_SCRATCH = 3 << 24  # weights that are dequantised at a time
 _SUMS = 256  # rows of partial sums of split products
 
 

@@ -42,6 +42,13 @@ class QuantizedMatrix:
         zero_point = None if self.zero_point is None else self.zero_point[part]
         return QuantizedMatrix(self.kind, self.data[part], self.scale[part], zero_point)
 
+    def copy_(self, other: "QuantizedMatrix") -> None:
+        """Take the numbers of a matrix of the same layout."""
+        self.data.copy_(other.data)
+        self.scale.copy_(other.scale)
+        if self.zero_point is not None and other.zero_point is not None:
+            self.zero_point.copy_(other.zero_point)
+
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights [outputs, inputs], computed in the scale's dtype as other readers of the format do."""
         numbers = self._numbers()
@@ -57,6 +64,32 @@ class QuantizedMatrix:
         if self.kind == "float8":
             return self.data.view(torch.float8_e4m3fn).to(self.scale.dtype)
         return (self.data if self.kind == "int8" else unpack_int4(self.data)).to(self.scale.dtype)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a matrix at rest consists of, without its numbers. ``zero``: there are zero points."""
+
+    kind: Format
+    inputs: int
+    groups: int
+    scale: torch.dtype
+    zero: bool
+
+    def empty(self, outputs: int, device: torch.device) -> QuantizedMatrix:
+        """A matrix [outputs, inputs] that nothing was written to."""
+        width, number = self.inputs, {"float8": torch.uint8, "int8": torch.int8, "int4": torch.int32}[self.kind]
+        data = torch.empty(outputs, width // 8 if self.kind == "int4" else width, device=device, dtype=number)
+        scale = torch.empty(outputs, self.groups, device=device, dtype=self.scale)
+        zero_point = torch.empty(outputs, self.groups, device=device, dtype=torch.int8) if self.zero else None
+        return QuantizedMatrix(self.kind, data, scale, zero_point)
+
+
+def layout_of(kind: Format, inputs: int) -> Layout:
+    """The layout of what `quantize` returns."""
+    if kind == "int4":
+        return Layout(kind, inputs, inputs // group_size(inputs), torch.float16, zero=True)
+    return Layout(kind, inputs, 1, torch.float32, zero=False)
 
 
 def quantize(weight: torch.Tensor, kind: Format) -> QuantizedMatrix:

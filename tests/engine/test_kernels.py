@@ -13,9 +13,9 @@ from app.engine.cuda import (  # noqa: E402
     kernels,
     linear,
 )
+from app.engine.cuda.int4_kernels import gemv_int4, skinny_int4  # noqa: E402
 from app.quantization import on_cuda  # noqa: E402
 from app.quantization.formats import FORMATS, QuantizedMatrix, quantize  # noqa: E402
-from app.quantization.kernels import skinny_int4  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, at NaN
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -271,6 +271,30 @@ def test_skinny_int4(parts, zero_points, groups):
     )  # fmt: skip
     exact = replace(matrix, scale=matrix.scale.float()).dequantize(torch.float32)
     assert torch.allclose(out.sum(0), x.float() @ exact.t(), atol=2e-3, rtol=1e-4)
+    if columns:
+        assert torch.allclose(z, x.float() @ a.float().t(), atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("groups", [1, 9])
+@pytest.mark.parametrize("columns", [0, 8])
+def test_gemv_int4(columns, zero_points, groups):
+    """Inputs that fill the last iteration in part; with LoRA's A and without."""
+    inputs = 9 * 128
+    own = quantize(random(16, inputs), "int4")
+    matrix = QuantizedMatrix(
+        "int4", own.data, own.scale[:, :groups].contiguous(), own.zero_point[:, :groups].contiguous()
+    )
+    if not zero_points:
+        matrix = replace(matrix, zero_point=None)
+    x, a = random(1, inputs, dtype=torch.float16), random(8, inputs, dtype=torch.float16)
+    out, z = random(1, 16), random(1, 8)
+    gemv_int4[((16 + columns) // 4,)](
+        x, matrix.data, matrix.scale, matrix.zero_point if zero_points else x, out, a, z, 16, inputs, groups,
+        GROUP=inputs // groups, ZERO=zero_points, ROWS=4, WORDS=64, BLOCK=512,
+    )  # fmt: skip
+    exact = replace(matrix, scale=matrix.scale.float()).dequantize(torch.float32)
+    assert torch.allclose(out, x.float() @ exact.t(), atol=2e-3, rtol=1e-4)
     if columns:
         assert torch.allclose(z, x.float() @ a.float().t(), atol=2e-3, rtol=1e-3)
 

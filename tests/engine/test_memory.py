@@ -113,10 +113,10 @@ def test_a_model_that_does_not_fit_is_refused_in_two_lines_with_what_helps(seven
         plan(seven, LIMITS, torch.bfloat16, 16 * GB, given_by="free are")
     first, second = str(refused.value).splitlines()
     assert first == "random-7b in bfloat16 needs 19.9 GB here; free are 16.0."
-    assert second == "OVERTONE_WEIGHTS=float8 needs 12.8 GB."
-    with pytest.raises(DoesNotFit, match=r"\nOVERTONE_WEIGHTS=int4 needs 9\.7 GB\.$"):
+    assert second == "OVERTONE_WEIGHTS=float8 needs 12.9 GB."
+    with pytest.raises(DoesNotFit, match=r"\nOVERTONE_WEIGHTS=int4 needs 9\.8 GB\.$"):
         plan(seven, LIMITS, torch.bfloat16, 12 * GB)
-    with pytest.raises(DoesNotFit, match=r"\nNo format of the weights fits: int4 needs the least, 9\.7 GB\.$"):
+    with pytest.raises(DoesNotFit, match=r"\nNo format of the weights fits: int4 needs the least, 9\.8 GB\.$"):
         plan(seven, LIMITS, torch.bfloat16, 8 * GB)
     with pytest.raises(DoesNotFit, match=r"with OVERTONE_KV_GB=8 needs .*\nWithout OVERTONE_KV_GB it needs 19\.9 GB"):
         plan(seven, LIMITS, torch.bfloat16, 24 * GB, kv_gb=8.0)

@@ -29,6 +29,9 @@ def card(monkeypatch: Any) -> Iterator[Any]:
     """Makes a card of so many bytes of this one, in what PyTorch may take and in what it is told is free."""
     total = torch.cuda.get_device_properties(0).total_memory
 
+    gc.collect()  # engines of earlier tests
+    torch.cuda.empty_cache()
+
     def make(size: int) -> None:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(size / total)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
 from app.errors import BadRequest, ModelRejected
+from app.models.layout import language_model
 from app.models.loading import LoadedModel, load, spec_of
 from app.models.weights.at_rest import weights_bytes
 from app.models.weights.quantize import pack_words, quantize_checkpoint
@@ -301,3 +302,21 @@ def test_makers_are_known_by_their_files_where_nothing_is_declared(source, tmp_p
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelRejected, match="GPTQ or AWQ"):
         load(str(folder), CPU, torch.float32)
+
+
+def test_projections_that_are_packed_lie_one_behind_the_other(written, source):
+    """So that packing them takes no memory: each is a view of the pack from the start."""
+    pytest.importorskip("triton")
+    from app.engine.cuda.packed_weights import pack_layers
+    from app.models.family import PACKED_PROJECTIONS
+
+    weights, folder = written
+    for loaded in (load(str(source), CPU, torch.float32, weights), load(str(folder), CPU, torch.float32)):
+        for layer in language_model(loaded.model).layers:
+            for names in (PACKED_PROJECTIONS["qkv"], PACKED_PROJECTIONS["mlp"]):
+                parts = [layer.get_submodule(name) for name in names]
+                places = [part.data.data_ptr() for part in parts]
+                whole = pack_layers(layer, names, None).weight
+                assert whole.data.data_ptr() == places[0]
+                assert [part.data.data_ptr() for part in parts] == places
+                assert torch.equal(whole.dequantize(torch.float32), torch.cat([part.weight for part in parts]))

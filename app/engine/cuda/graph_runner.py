@@ -1,5 +1,6 @@
 """CUDA graphs of the decoder's passes: each shape is captured once and replayed from then on."""
 
+import gc
 import logging
 import math
 import time
@@ -17,6 +18,18 @@ K = TypeVar("K", bound=Hashable)
 CAPTURE_FRACTION = 0.1  # of the time, at most, while requests run
 MOST_GRAPHS = 256
 FLOOR = 192 << 20  # bytes of the device below which no graph is captured
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause Python's collector: it may destroy an older graph, and CUDA refuses that while a stream captures."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class GraphRunner(Generic[K]):
@@ -121,7 +134,7 @@ class GraphRunner(Generic[K]):
         stream, current = self._stream, torch.cuda.current_stream()
         assert stream is not None
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _no_collection():
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 run()

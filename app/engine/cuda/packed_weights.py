@@ -8,6 +8,7 @@ from torch import nn
 
 from app.engine.cuda.linear import SCRATCH, Matrix
 from app.models.layout import language_model
+from app.quantization.formats import QuantizedMatrix
 from app.quantization.linear import QuantizedLinear, joined
 
 
@@ -52,7 +53,10 @@ def _pack_at_rest(linears: list[QuantizedLinear]) -> QuantizedLinear:
     """A layer of the joined weights at rest, of which the layers get views."""
     if len(linears) == 1:
         return linears[0]
-    whole = QuantizedLinear(joined([linear.matrix for linear in linears]), None, linears[0].dtype)
+    matrices = [linear.matrix for linear in linears]
+    if (adjacent := _adjacent(matrices)) is not None:
+        return QuantizedLinear(adjacent, None, linears[0].dtype)
+    whole = QuantizedLinear(joined(matrices), None, linears[0].dtype)
     first = 0
     for linear in linears:
         part = slice(first, first + linear.out_features)
@@ -61,3 +65,24 @@ def _pack_at_rest(linears: list[QuantizedLinear]) -> QuantizedLinear:
         if linear.zero_point is not None and whole.zero_point is not None:
             linear.zero_point.data = whole.zero_point.data[part]
     return whole
+
+
+def _adjacent(matrices: list[QuantizedMatrix]) -> QuantizedMatrix | None:
+    """The matrix of which these are consecutive rows in memory; None where they lie elsewhere."""
+    data = _adjacent_rows([matrix.data for matrix in matrices])
+    scale = _adjacent_rows([matrix.scale for matrix in matrices])
+    zero_points = [matrix.zero_point for matrix in matrices if matrix.zero_point is not None]
+    zero_point = _adjacent_rows(zero_points) if zero_points else None
+    if data is None or scale is None or (zero_points and zero_point is None):
+        return None
+    return QuantizedMatrix(matrices[0].kind, data, scale, zero_point)
+
+
+def _adjacent_rows(parts: list[torch.Tensor]) -> torch.Tensor | None:
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and part.is_contiguous() and part.storage_offset() == end):
+            return None
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), first.shape[1]), first.stride(), first.storage_offset())

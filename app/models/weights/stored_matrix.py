@@ -13,8 +13,8 @@ from app.errors import ModelRejected
 from app.models.layout import parameter_path
 from app.models.weights.foreign_weights import WAY_OVER
 from app.models.weights.safetensors_header import BYTES, StoredTensor
-from app.models.weights.tensors import read_rows
-from app.quantization.formats import Format, QuantizedMatrix, pack_int4, step_rows
+from app.models.weights.tensors import DTYPES, read_rows
+from app.quantization.formats import Format, Layout, QuantizedMatrix, pack_int4, step_rows
 
 _IGNORED = (
     "input_scale",
@@ -38,6 +38,13 @@ class StoredMatrix:
     @property
     def packed(self) -> bool:
         return self.numbers.dtype == "I32"
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of what `read` returns."""
+        groups = _groups(self.scale, self.shape[0])
+        assert groups is not None
+        return Layout(self.kind, self.shape[1], groups, DTYPES[self.scale.dtype], self.zero_point is not None)
 
     def read(self, device: torch.device) -> QuantizedMatrix:
         """The matrix on ``device``, read some outputs at a time. Raises ModelRejected for what is not finite."""

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.models.family import family_of
+from app.models.family import PACKED_PROJECTIONS, family_of
 from app.models.weights.stored_matrix import StoredMatrix
-from app.quantization.formats import Format, QuantizedMatrix, quantize, step_rows
+from app.quantization.formats import Format, Layout, QuantizedMatrix, layout_of, quantize, step_rows
 from app.quantization.linear import QuantizedLinear
 
 Rows = Callable[[str, int, int], torch.Tensor]  # parameter path, first row, the one after the last -> those rows
@@ -36,6 +36,7 @@ def fill(
     where they are in ``formats``, too. Everything else gets ``dtype``. Raises what ``rows`` raises.
     """
     stored = stored or {}
+    reserved = _reserve(model, formats, stored, device)
     for path, module in list(model.named_modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             full = f"{path}.{name}"
@@ -47,9 +48,15 @@ def fill(
     for path in dict.fromkeys([*formats, *stored]):
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear)
-        matrix = stored[path].read(device) if path in stored else _quantized(path, linear, rows, device, formats[path])
-        layer = QuantizedLinear(matrix, linear.bias, dtype)
-        model.set_submodule(path, layer if path in formats else layer.dequantized())
+        if path not in formats:
+            plain = QuantizedLinear(stored[path].read(device), linear.bias, dtype).dequantized()
+            model.set_submodule(path, plain)
+            continue
+        if path in stored:
+            reserved[path].copy_(stored[path].read(device))
+        else:
+            _quantize(path, rows, device, reserved[path])
+        model.set_submodule(path, QuantizedLinear(reserved[path], linear.bias, dtype))
     model.eval().requires_grad_(False)
 
 
@@ -63,34 +70,49 @@ def _plain(path: str, shape: torch.Size, rows: Rows, device: torch.device, dtype
     return nn.Parameter(whole, requires_grad=False)
 
 
-def _quantized(path: str, linear: nn.Linear, rows: Rows, device: torch.device, kind: Format) -> QuantizedMatrix:
-    """A matrix of the file or of random numbers, quantised some outputs at a time."""
-    outputs, step = linear.out_features, step_rows(linear.in_features)
-    whole: QuantizedMatrix | None = None
+def _reserve(
+    model: nn.Module, formats: Mapping[str, Format], stored: Mapping[str, StoredMatrix], device: torch.device
+) -> dict[str, QuantizedMatrix]:
+    """Memory of each matrix at rest, by path; projections that the engine packs lie one behind the other.
+
+    It is taken before anything is read: later, parts of what was freed would be used, and PyTorch gives no block back
+    to the device of which a part is in use (2 GB at 7B).
+    """
+    linears = {path: model.get_submodule(path) for path in formats}
+    layouts = {
+        path: stored[path].layout if path in stored else layout_of(kind, int(linears[path].in_features))  # type: ignore[arg-type]
+        for path, kind in formats.items()
+    }
+    found: dict[str, QuantizedMatrix] = {}
+    for group in _packed(layouts):
+        outputs = [int(linears[path].out_features) for path in group]  # type: ignore[arg-type]
+        whole, first = layouts[group[0]].empty(sum(outputs), device), 0
+        for path, count in zip(group, outputs, strict=True):
+            found[path] = whole.rows(slice(first, first + count))
+            first += count
+    return found
+
+
+def _packed(layouts: Mapping[str, Layout]) -> list[list[str]]:
+    """All paths, those together that the engine packs, where they have one layout."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for path in layouts:
+        for group, names in PACKED_PROJECTIONS.items():
+            for name in names:
+                if path == name or path.endswith(f".{name}"):
+                    groups.setdefault((path.removesuffix(name), group), []).append(path)
+    found: list[list[str]] = []
+    for (parent, group), paths in groups.items():
+        together = [f"{parent}{name}" for name in PACKED_PROJECTIONS[group]]
+        whole = set(together) == set(paths) and len({layouts[path] for path in paths}) == 1
+        found += [together] if whole else [[path] for path in paths]
+    known = {path for paths in found for path in paths}
+    return found + [[path] for path in layouts if path not in known]
+
+
+def _quantize(path: str, rows: Rows, device: torch.device, target: QuantizedMatrix) -> None:
+    """Write a matrix of the file or of random numbers into ``target``, some outputs at a time."""
+    outputs, step = len(target.data), step_rows(target.inputs)
     for first in range(0, outputs, step):
-        last = min(first + step, outputs)
-        part = quantize(rows(f"{path}.weight", first, last).to(device), kind)
-        if whole is None:
-            whole = part if last == outputs else _empty(part, outputs)
-        if whole is not part:
-            _copy(part, whole.rows(slice(first, last)))
-    assert whole is not None
-    return whole
-
-
-def _empty(part: QuantizedMatrix, outputs: int) -> QuantizedMatrix:
-    """Room for a matrix of ``outputs`` like a part of it."""
-    data, scale, zero_point = (
-        None if one is None else one.new_empty(outputs, one.shape[1])
-        for one in (part.data, part.scale, part.zero_point)
-    )
-    assert data is not None
-    assert scale is not None
-    return QuantizedMatrix(part.kind, data, scale, zero_point)
-
-
-def _copy(part: QuantizedMatrix, target: QuantizedMatrix) -> None:
-    target.data.copy_(part.data)
-    target.scale.copy_(part.scale)
-    if target.zero_point is not None and part.zero_point is not None:
-        target.zero_point.copy_(part.zero_point)
+        part = slice(first, min(first + step, outputs))
+        target.rows(part).copy_(quantize(rows(f"{path}.weight", part.start, part.stop).to(device), target.kind))

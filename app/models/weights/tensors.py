@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from app.errors import ModelRejected
 from app.models.weights.safetensors_header import StoredTensor, read_header
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -32,7 +32,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(stream: FileIO, tensor: StoredTensor) -> torch.Tensor:
-    dtype = _DTYPES.get(tensor.dtype)
+    dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise SafetensorError(f"torch has no dtype for {tensor.name}, which is {tensor.dtype}")
     content = torch.empty(tensor.end - tensor.start, dtype=torch.uint8)
@@ -59,7 +59,7 @@ def read_rows(tensor: StoredTensor, first: int, last: int) -> torch.Tensor:
 
     A tensor without dimensions has one row. Raises ModelRejected where the file is no longer as its header said.
     """
-    dtype, count = _DTYPES[tensor.dtype], tensor.shape[0] if tensor.shape else 1
+    dtype, count = DTYPES[tensor.dtype], tensor.shape[0] if tensor.shape else 1
     size = (tensor.end - tensor.start) // max(count, 1)
     content = torch.empty((last - first) * size, dtype=torch.uint8)
     with tensor.file.open("rb", buffering=0) as stream:

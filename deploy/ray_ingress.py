@@ -89,6 +89,7 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started: Message | None = None
+        whole = False
         try:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             if scope["method"] == "POST" and path.startswith("/training"):
@@ -101,12 +102,15 @@ class Relay:
             async for message in self._answer(scope, body, adapter):
                 if message["type"] == "http.response.start":
                     started = message
+                whole = message["type"] == "http.response.body" and not message.get("more_body", False)
                 await send(message)
         except (RayError, RayServeException, NotReady, QueueFull, Forbidden) as error:
             if isinstance(error, TaskCancelledError):
                 raise asyncio.CancelledError from error
             refusal = _refusal_of(error)
             log.warning("%s %s: %s", scope["method"], scope["path"], type(error).__name__)
+            if whole:  # lost after its last message: one more would break the connection, and the client's next request
+                return
             if started is None:
                 await problem_response(refusal, scope)(scope, receive, send)
             elif "text/event-stream" in Headers(raw=started["headers"]).get("content-type", ""):

@@ -46,7 +46,7 @@ def events_of(text: str) -> list[tuple[str, Any]]:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what only shows from outside."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

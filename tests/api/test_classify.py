@@ -1,6 +1,7 @@
 """`/classify`: the answers of training, whatever decodes beside it; and every way to be refused."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -259,13 +260,30 @@ async def test_what_is_told_of_a_head(running: Running, head_folder: Path) -> No
         assert answers[0]["labels"] == answers[1]["labels"] == answers[2]["labels"]
 
 
-async def test_limits_hold_as_for_words(running: Running, head_folder: Path, slow: list[float]) -> None:
+async def test_limits_hold_as_for_words(running: Running, head_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, go_on = Runner.pool, threading.Event()
+
+    def held(self: Runner, clip: Any) -> Any:
+        go_on.wait(120)
+        return real(self, clip)
+
+    monkeypatch.setattr(Runner, "pool", held)
     async with running(max_queue=1, max_batch=1) as client:
         await add(client, "sounds", head_folder)
         asks = [
-            client.post("/classify", data={"adapter": "sounds"}, files=audio(wav(tone(300 + 10 * index, 0.5))))
+            asyncio.create_task(
+                client.post("/classify", data={"adapter": "sounds"}, files=audio(wav(tone(300 + 10 * index, 0.5))))
+            )
             for index in range(8)
         ]
+
+        async def one_refused() -> bool:
+            return any(one.done() for one in asks)
+
+        try:
+            await until(one_refused)
+        finally:
+            go_on.set()
         responses = await asyncio.gather(*asks)
         full = [response for response in responses if response.status_code == 429]
         assert full

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.service import Service
 from app.service.adapters import TenantAdapters
 from app.settings import Settings
-from tests.api.conftest import Running, ask, client_of, ready
+from tests.api.conftest import Running, ask, client_of, ready, until
 
 
 async def samples(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
@@ -42,7 +42,7 @@ async def test_alive_but_not_ready_while_loading(
     go_on, real = threading.Event(), Service.open
 
     def slow(chosen: Settings) -> Service:
-        go_on.wait(30)
+        go_on.wait(240)
         return real(chosen)
 
     monkeypatch.setattr(Service, "open", slow)
@@ -76,7 +76,7 @@ async def test_a_model_that_cannot_be_loaded(
     app = create_app(settings(tmp_path, model=str(tmp_path / "empty")))
     app.state.overtone.on_failure = stopped.set
     async with app.router.lifespan_context(app), client_of(app) as client:
-        await asyncio.wait_for(stopped.wait(), 30)
+        await asyncio.wait_for(stopped.wait(), 180)
         response = await client.get("/ready")
         assert response.status_code == 503
         assert "could not be loaded" in response.json()["detail"]
@@ -159,21 +159,22 @@ async def test_every_route_is_documented(client: httpx.AsyncClient) -> None:
 
 async def test_probes_never_wait_for_others_requests(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 unloads, all of which wait for the engine, take no thread that a probe or another route needs."""
-    go_on, unload = threading.Event(), TenantAdapters.unload
+    begun, go_on, unload = threading.Event(), threading.Event(), TenantAdapters.unload
 
     def slow(adapters: TenantAdapters, name: str | None = None) -> list[str]:
-        go_on.wait(30)
+        begun.set()
+        go_on.wait(120)
         return unload(adapters, name)
 
     monkeypatch.setattr(TenantAdapters, "unload", slow)
     async with running() as client:
         waiting = [asyncio.create_task(client.post("/unload")) for _ in range(200)]
         try:
-            await asyncio.sleep(0.3)
-            async with asyncio.timeout(5):
-                for path in ("/health", "/ready", "/metrics", "/adapters"):
-                    assert (await client.get(path)).status_code == 200
-                await ask(client)
+            await asyncio.to_thread(begun.wait, 60)
+            for path in ("/health", "/ready", "/metrics", "/adapters"):
+                assert (await client.get(path)).status_code == 200
+            await ask(client)
+            assert not any(one.done() for one in waiting)
         finally:
             go_on.set()
         assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
@@ -186,9 +187,12 @@ async def test_probes_need_no_worker_thread_of_others(running: Running) -> None:
         limiter = to_thread.current_default_thread_limiter()
         taken = [asyncio.create_task(to_thread.run_sync(go_on.wait)) for _ in range(int(limiter.total_tokens) + 5)]
         try:
-            await asyncio.sleep(0.1)
-            assert limiter.available_tokens == 0
-            async with asyncio.timeout(5):
+
+            async def all_taken() -> bool:
+                return limiter.available_tokens == 0
+
+            await until(all_taken)
+            async with asyncio.timeout(60):
                 for path in ("/health", "/ready", "/metrics"):
                     assert (await client.get(path)).status_code == 200
         finally:
@@ -205,7 +209,7 @@ async def test_ready_waits_for_a_decoding_process(
     def slow(pool: DecodingPool[Any]) -> Any:
         pools.append(pool)
         begun.set()
-        go_on.wait(30)
+        go_on.wait(240)
         return real(pool)
 
     monkeypatch.setattr(DecodingPool, "_start", slow)
@@ -234,6 +238,6 @@ async def test_a_machine_that_starts_no_decoding_process_is_told_of(
     failed = asyncio.Event()
     app.state.overtone.on_failure = failed.set
     async with app.router.lifespan_context(app), client_of(app) as client:
-        await asyncio.wait_for(failed.wait(), 60)
+        await asyncio.wait_for(failed.wait(), 180)
         assert (await client.get("/ready")).status_code == 503
     assert isinstance(app.state.overtone.failure, NoDecoder)

@@ -101,11 +101,11 @@ async def test_a_hint_of_an_adapter_names_one_that_answers(client: httpx.AsyncCl
 async def test_many_unknown_fields_cost_no_more_than_a_few(client: httpx.AsyncClient, count: int) -> None:
     names = ",".join(f'"max_completion_tok{number:06d}":1' for number in range(count if count < 30_000 else 130_000))
     body = '{"model":"base","messages":[],' + names + "}"
-    begun = time.monotonic()
+    begun = time.process_time()
     response = await client.post(
         "/v1/chat/completions", content=body.encode(), headers={"content-type": "application/json"}
     )
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 5
     assert response.status_code == 400
     said = response.json()["error"]["message"]
     assert said.count("Unknown field") == MOST_REPORTED
@@ -115,14 +115,14 @@ async def test_many_unknown_fields_cost_no_more_than_a_few(client: httpx.AsyncCl
 
 async def test_long_names_are_shown_short(client: httpx.AsyncClient) -> None:
     long: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "x"}], "m" * 1_000_000: 1}
-    begun = time.monotonic()
+    begun = time.process_time()
     for body in (long, {**long, "messages": [{"role": "user", "content": "x", "m" * 1_000_000: 1}]}):
         response = await client.post("/v1/chat/completions", json=body)
         assert response.status_code == 400
         assert len(response.content) < 2000
     response = await client.post("/generate", data={"prompt": "x", "adapter": "a" * 1900})
     assert len(response.content) < 1000
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 5
 
 
 async def test_many_wrong_values_are_told_in_part(client: httpx.AsyncClient) -> None:

@@ -63,12 +63,13 @@ async def test_kill_and_stop(start: Callable[..., Any], adapter_folders: dict[st
         # long before the watch looks at the folder
         assert (await second.client.get("/adapters/fresh")).json()["version"] == 1
         await stepped(second.client, waiting)
-        following = asyncio.create_task(second.client.get(f"/training/jobs/{waiting}/events"))
-        await asyncio.sleep(0.5)
+        following = listen(second.client, waiting)
+        heard = [await anext(following)]
         second.process.send_signal(signal.SIGTERM)
         # a stream that follows the job does not hold the shutdown up
-        assert await asyncio.wait_for(second.process.wait(), 15) == 0
-        assert "event: end" not in (await following).text
+        assert await asyncio.wait_for(second.process.wait(), 60) == 0
+        heard += [block async for block in following]
+        assert "event: end" not in "".join(heard)
         assert trainers(tmp_path / "jobs") == []
 
     async with start(SCRIPT, **folders) as third:

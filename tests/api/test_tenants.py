@@ -194,7 +194,7 @@ async def test_decoders_are_shared_by_turns(asked: As) -> None:
     slow = [asyncio.create_task(asked("acme", "POST", "/generate", **ASK, files=long)) for _ in range(20)]
 
     async def waiting() -> bool:
-        return bool(asked.client.app.state.overtone.preparing == 20)  # type: ignore[attr-defined]
+        return bool(asked.client.app.state.overtone.preparing >= 12)  # type: ignore[attr-defined]
 
     await until(waiting)
     assert (await asked("rival", "POST", "/generate", **ASK, files=audio())).is_success

@@ -155,10 +155,10 @@ def test_a_video_without_sound_is_no_audio():
 
 def test_too_long_is_refused_before_it_is_all_decoded():
     hour = by_soundfile(np.zeros(8_000 * 3600, np.int16), 8_000, "FLAC")
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(TooLarge, match="60 s"):
         hear(hour)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_memory_follows_the_limit_not_what_a_small_file_unfolds_to():

@@ -90,7 +90,7 @@ def test_a_pool_that_is_closed_leaves_no_process():
     pids = {int(pool.run(b"fine"))}
     pool.start().result(60)
     pool.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -124,7 +124,7 @@ def test_signals_meant_for_the_owner_do_not_end_its_workers(pool):
 def test_a_worker_that_ended_while_idle_is_replaced_in_silence(pool):
     pid = int(pool.run(b"fine"))
     os.kill(pid, signal.SIGKILL)
-    time.sleep(0.2)
+    assert gone(pid)
     assert int(pool.run(b"fine")) != pid
     assert pool.crashes == 0
 
@@ -155,7 +155,7 @@ def owner(tmp_path: Path, how: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
     return subprocess.run(
         [sys.executable, script, how],
-        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=50,
+        cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path):
 
 
 def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return not Path(f"/proc/{pid}").exists()
@@ -246,6 +246,6 @@ def test_a_script_without_a_guard_decodes_and_runs_once(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
     )
     assert (done.stdout, done.returncode) == ("begun\n1600\n", 0), done.stderr

@@ -35,7 +35,7 @@ class Cluster:
     process: subprocess.Popen[str]
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        return httpx.Client(base_url=self.url, timeout=120)
 
     def replicas(self) -> list[psutil.Process]:
         """The processes that hold a model."""

@@ -267,7 +267,7 @@ def test_a_fingerprint_ends_soon_while_a_stream_runs(drive, monkeypatch):
 def test_an_adapter_served_alone_is_read_while_others_get_their_tokens(drive, expected, monkeypatch):
     """The disk is slow for it; the stream beside it does not wait, and its own answer is right."""
     driver = drive()
-    original, slow_s = driver.registry.read_with, 1.5
+    original, slow_s = driver.registry.read_with, 4.0
     readers = []
 
     def slowly(adapter, read):
@@ -323,7 +323,7 @@ def test_a_request_that_ends_while_its_lone_adapter_is_read_leaves_nothing(drive
     original, going = driver.registry.read_with, threading.Event()
 
     def held(adapter, read):
-        going.wait(10)
+        going.wait(60)
         return original(adapter, read)
 
     driver.registry.read_with = held

@@ -59,12 +59,12 @@ def _jumping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_jumping")
 async def test_deadlines_and_times_of_requests(running: Running) -> None:
-    async with running(request_seconds=20) as client:
+    async with running(request_seconds=300) as client:
         for _ in range(3):
             answer = await ask(client, adapter="alpha")
             timings = answer["timings_ms"]
-            assert 0 < timings["ttft"] <= timings["total"] < 20_000
-        assert (await client.get("/status")).json()["uptime_seconds"] < 60
+            assert 0 < timings["ttft"] <= timings["total"] < 300_000
+        assert (await client.get("/status")).json()["uptime_seconds"] < HOUR
 
 
 @pytest.mark.usefixtures("_jumping")

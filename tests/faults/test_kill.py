@@ -98,14 +98,17 @@ def test_killed_at_a_step_of_publishing(lives: Lives, adapter_folders: dict[str,
 def test_killed_at_any_moment_of_publishing(lives: Lives, adapter_folders: dict[str, Path]) -> None:
     drawn = random.Random(6)
     versions = [whole(lives.reopened(), adapter_folders)]
-    for _ in range(40):
+    longest, end = 0.08, time.monotonic() + 300
+    while len(versions) <= 40 or versions[-1] <= versions[0] + 20:  # it was at work when it was killed
+        assert time.monotonic() < end, f"{len(versions)} lives have published {versions[-1] - versions[0]} versions"
         life = lives.begin()
-        time.sleep(drawn.uniform(0, 0.08))
+        time.sleep(drawn.uniform(0, longest))
         os.kill(life, signal.SIGKILL)
         assert lives.told() == "."
         versions.append(whole(lives.reopened(), adapter_folders))
+        if versions[-1] == versions[-2]:  # so that a slow machine comes to publish, too
+            longest *= 1.1
     assert versions == sorted(versions)
-    assert versions[-1] > versions[0] + 20  # it was at work when it was killed
 
 
 async def test_a_server_killed_amid_uploads_and_streams(

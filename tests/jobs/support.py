@@ -42,7 +42,7 @@ def submit(jobs: Jobs, name: str = "one", **fields: Any) -> str:
         return jobs.submit(identity, Options(name=name), str(data)).id
 
 
-def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds, "it took too long"

@@ -263,7 +263,7 @@ def test_nothing_waits_for_long_work_on_files(registry, folders, monkeypatch):
         assert entered.wait(30)
         asked = threading.Thread(target=registry.get, args=("a",))
         asked.start()
-        asked.join(10)
+        asked.join(60)
         assert not asked.is_alive()
         leave.set()
         thread.join(30)

@@ -45,7 +45,7 @@ class Opened:
         await self.page.locator(".lamp:not(.wait), dialog").first.wait_for(state="attached")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 90) -> None:
     """Wait for what no locator can wait for; the page's policy forbids Playwright's own `wait_for_function`."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110
@@ -94,7 +94,7 @@ def server(chromium: str, folder: Path) -> Iterator[str]:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not _ready(url):
             assert process.poll() is None, "the server ended"
             assert time.monotonic() < deadline, "the server is not ready"
@@ -102,7 +102,7 @@ def server(chromium: str, folder: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _ready(url: str) -> bool:
@@ -139,7 +139,7 @@ def visit(server: str, browser: playwright.Browser) -> Visit:
         if key:
             await visitor.add_init_script(STORED_KEY)
         page = await visitor.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)
         opened = Opened(page, server)
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         page.on("console", lambda said: opened.complaints.append(said.text) if said.type in COMPLAINTS else None)

@@ -8,7 +8,7 @@ from tests.web.conftest import KEY, SPOKEN
 async def test_a_request_is_tried_with_a_key(server: str, browser: playwright.Browser) -> None:
     visitor = await browser.new_context(color_scheme="dark")
     page = await visitor.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(90_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)

@@ -66,7 +66,7 @@ class FeedbackStore:
         with self._exclusive():
             old = self._about_the_same(tenant, row)
             if old is not None:
-                row = row.model_copy(update={"id": old.id, "time": old.time, "excluded": old.excluded})
+                row = row.model_copy(update={"id": old.id, "time": old.time, "excluded": old.excluded, "split": old.split})
             self._check_quota(tenant, sum(len(upload.data) for upload in uploads) + len(row.answer) + 2 * BLOCK)
             if old is not None:
                 self._fill(self._folder(tenant, row.id), row, uploads)

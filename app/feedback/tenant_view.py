@@ -12,6 +12,7 @@ from app.feedback.store import FeedbackStore
 
 WHY = {
     "excluded": "are excluded",
+    "draft": "are drafts that nobody has judged",
     "no_correction": "say that the answer was wrong and not what it should have been",
     "no_recording": "keep no recording (given without consent)",
 }

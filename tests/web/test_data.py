@@ -72,13 +72,13 @@ async def test_an_answer_is_corrected_and_its_row_edited_and_deleted(visit: Visi
         await row(opened).get_by_role("button", name="Save").click()
         await row(opened).get_by_test_id("row-corrected").filter(has_text="ten meters").wait_for()
 
-        filtered = page.get_by_label("Only where an adapter was wrong")
-        await filtered.check()
+        filtered = page.get_by_label("Show", exact=True)
+        await filtered.select_option("Where an adapter was wrong")
         await row(opened).get_by_role("button", name="Edit").click()
         await row(opened).get_by_role("radio", name="Right").check()
         await row(opened).get_by_role("button", name="Save").click()
         await row(opened).wait_for(state="detached")
-        await filtered.uncheck()
+        await filtered.select_option("All")
         await row(opened).get_by_text("right", exact=True).wait_for()
         assert await row(opened).get_by_test_id("row-corrected").count() == 0
 

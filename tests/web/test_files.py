@@ -26,7 +26,7 @@ LANGUAGES = ("en", "zh", "zh-hant")
 def strings(language: str) -> dict[str, str]:
     """All words of a language; no key twice."""
     found: dict[str, str] = {}
-    for file in (f"{language}.js", f"{language}-problems.js"):
+    for file in (f"{language}.js", f"{language}-rows.js", f"{language}-problems.js"):
         pairs = STRING.findall((WEB / "js" / "strings" / file).read_text())
         lines = [line for line in (WEB / "js" / "strings" / file).read_text().splitlines() if line.startswith('  "')]
         assert len(pairs) == len(lines), f"{file}: a line is no string"

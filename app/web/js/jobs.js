@@ -67,6 +67,30 @@ export function useJob(id, round = 0) {
   return watched.current;
 }
 
+/**
+ * Several jobs as they go on, by id.
+ * @param {string[]} ids
+ * @returns {Map<string, Watched>}
+ */
+export function useJobs(ids) {
+  const [, again] = useState(0);
+  const all = useRef(/** @type {Map<string, Watched & {stop: AbortController}>} */ (new Map()));
+  const key = ids.join();
+  useEffect(() => {
+    for (const [id, { stop }] of all.current) if (!ids.includes(id)) { stop.abort(); all.current.delete(id); }
+    let due = 0;
+    const redraw = () => { due ||= window.setTimeout(() => { due = 0; again((count) => count + 1); }, REDRAW_MS); };
+    for (const id of ids) {
+      if (all.current.has(id)) continue;
+      const one = { ...nothing(), stop: new AbortController() };
+      all.current.set(id, one);
+      watch(id, one, redraw, one.stop.signal);
+    }
+  }, [key]);
+  useEffect(() => () => { for (const { stop } of all.current.values()) stop.abort(); }, []);
+  return all.current;
+}
+
 /** @returns {Watched} */
 const nothing = () => ({ job: null, steps: [], evaluations: [], error: null });
 

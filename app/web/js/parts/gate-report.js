@@ -5,6 +5,8 @@ import { html } from "../ui.js";
 import { Badge } from "./basics.js";
 import { FetchedPlayer } from "./fetched-player.js";
 
+const HEARD = 5; // recordings of a finding
+
 /**
  * @param {{job: any, allowed?: string[], onAllow?: (codes: string[]) => void}} props
  */
@@ -49,7 +51,7 @@ function Finding({ finding, job, allowed, onAllow }) {
       <p><${Badge} kind=${severity === "error" ? "bad" : "warn"}>${t(`gate.${severity}`)}<//> <strong>${known(`gate.code.${code}`, code)}</strong></p>
       <p><span class="numbers">${format.number(count)}</span> ${what} ${advice}</p>
       ${examples.length > 0 && html`<p class="small muted examples">${examples.join(" · ")}${count > examples.length && first ? ` · ${t("gate.more", { count: format.number(count - examples.length) })}` : ""}</p>`}
-      <div class="offenders">${recordings.map((name) => html`<${FetchedPlayer} key=${name} path=${`/training/jobs/${job.id}/recording?name=${encodeURIComponent(name)}`} name=${name} />`)}</div>
+      <div class="offenders">${recordings.slice(0, HEARD).map((name) => html`<${FetchedPlayer} key=${name} path=${`/training/jobs/${job.id}/recording?name=${encodeURIComponent(name)}`} name=${name} />`)}</div>
       ${severity === "error" && (final
         ? html`<p class="hint">${t("gate.final")}</p>`
         : onAllow && html`

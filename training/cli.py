@@ -61,6 +61,12 @@ def train(
     preset: Annotated[str | None, typer.Option(help="LoRA: seed, balanced or strong.", show_default=False)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
     validation: Annotated[str | None, typer.Option(help="Rows held out, default: a tenth.", show_default=False)] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="More data, whose rows are added; may be repeated.", show_default=False)
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="current: go on from the name's own version.", show_default=False)
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="For rows that bring none.", show_default=False)] = None,
     task: Annotated[str | None, typer.Option(help="One line on what it does, for its card.")] = None,
     dora: Annotated[bool, typer.Option("--dora", help="Weight-decomposed LoRA (served alone).")] = False,
@@ -98,7 +104,7 @@ def train(
         "task": task,
         "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
         "lora_plus": lora_plus, "rank": rank, "hidden": hidden, "seed": seed,
-        "push_to_hub": push_to_hub, "audio_roots": audio_root,
+        "push_to_hub": push_to_hub, "audio_roots": audio_root, "also": also, "start": start,
     }  # fmt: skip
     from training.data.decoding import start_decoders
 

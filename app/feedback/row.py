@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
+
+from app.errors import BadRequest
 
 Verdict = Literal["right", "wrong", "draft"]
 Split = Literal["train", "held_out"]
@@ -89,3 +91,25 @@ class FeedbackRow(BaseModel):
             facts |= {"messages": [*turns, {"role": "assistant", "content": self.response}]}
         facts |= {"corrected": True} if self.verdict == "wrong" else {}
         return facts | ({"split": SPLITS[self.split]} if self.split else {})
+
+
+def edited(row: FeedbackRow, **fields: Any) -> FeedbackRow:
+    """The row with other fields: a corrected text means that the answer was wrong; ``split`` may be `auto`.
+
+    Raises BadRequest for a value that no row may have.
+    """
+    if fields.get("corrected") is not None:
+        if fields.get("verdict", "wrong") != "wrong":
+            raise BadRequest(f"An answer that is {fields['verdict']} has no corrected text.")
+        if PLACEHOLDER in fields["corrected"]:
+            raise BadRequest(f"{PLACEHOLDER} stands for a recording in data sets and cannot be part of an answer.")
+        fields["verdict"] = "wrong"
+    elif fields.get("verdict") in ("right", "draft"):
+        fields["corrected"] = None
+    if fields.get("split") == "auto":
+        fields["split"] = None
+    try:
+        return FeedbackRow.model_validate(row.model_dump() | fields)
+    except ValidationError as error:
+        names = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
+        raise BadRequest(f"A row cannot have this value: {names}.") from None

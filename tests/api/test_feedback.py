@@ -369,7 +369,7 @@ async def test_files_are_their_owners_alone(server: As) -> None:
     assert json.loads(next(server.folder.rglob("row.json")).read_text())["verdict"] == "right"
 
 
-async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "TRAINER", STAND_IN)
     wanted = {"name": "acme-line", "from_feedback": True, "epochs": 2}
     none = await server("acme", "POST", "/training/jobs", json=wanted)
@@ -391,6 +391,29 @@ async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytes
     rows = read_rows(str(data / "data.jsonl"), default_prompt="", audio_roots=[data])
     assert [(row.response, row.corrected) for row in rows] == [(made[0]["answer"], False), ("go on", True)]
     assert all(row.sounds[0].read().startswith(b"RIFF") for row in rows)
+
+    # beside the data of an earlier job, one row is enough
+    said = await server.answer(clip=wav(tone(700, 0.5)))
+    await server.judge(request_id=said["id"], verdict="wrong", corrected="stop", consent=True)
+    assert (await server("acme", "POST", "/training/jobs", json=wanted)).status_code == 422
+    older = {"from_job": job["id"], "start": "current"}
+    begun = await server("acme", "POST", "/training/jobs", json=wanted | older)
+    assert begun.status_code == 202, begun.text
+    second = begun.json()
+    assert (second["options"]["start"], second["options"]["promote"]) == ("current", "not_worse")
+    words = command.training_command(
+        server.client.app.state.overtone.jobs.get(second["id"]),  # type: ignore[attr-defined]
+        store,
+        tmp_path,
+        "m",
+    )
+    also = Path(words[words.index("--also") + 1])
+    roots = [Path(words[at + 1]) for at, word in enumerate(words) if word == "--audio-root"]
+    assert [row.response for row in read_rows(str(also), default_prompt="", audio_roots=roots[::-1])] == ["stop"]
+    assert len(read_rows(str(store.data(second["id"]) / "data.jsonl"), default_prompt="", audio_roots=roots)) == 2
+    assert {path.stat().st_mode & 0o077 for path in (also, also.parent)} == {0}
+    for one in (job, second):
+        await server("acme", "DELETE", f"/training/jobs/{one['id']}")
 
     refused = [wanted | {"method": "head"}, wanted | {"dataset": "/data"}, {"name": "x", "from_feedback": False}]
     statuses = [(await server("root", "POST", "/training/jobs", json=body)).status_code for body in refused]

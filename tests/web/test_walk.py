@@ -42,7 +42,7 @@ def clips(folder: Path) -> list[tuple[Path, str]]:
 async def question(opened: Opened, clip: Path) -> str:
     """The adapter's answer, as the page shows it."""
     await choose(opened, clip)
-    await opened.page.get_by_label("Prompt").fill(PROMPT)
+    await opened.page.locator(".view:visible").get_by_label("Prompt").fill(PROMPT)
     await opened.page.get_by_role("radio", name="One adapter").check()
     await opened.page.locator(".adapter-choice select").select_option(NAME)
     await ask(opened)

@@ -29,9 +29,10 @@ def split(
 ) -> tuple[list[Row], list[Row]]:
     """Training rows and validation rows.
 
-    Rows that say `validation` are the validation; without any, those that say `test`; without both, ``fraction``
-    of the distinct audio, of rows that do not say `train` where there are such. ``key_of`` gives the hashes of a row's recordings: rows that share one stay on one side.
-    Of each label something stays to train on, where that is possible. Test rows are never trained on.
+    Rows that say `validation` are the validation; without any, those that say `test`; without both, ``fraction`` of
+    the distinct audio, of rows that do not say `train` where there are such. ``key_of`` gives the hashes of a row's
+    recordings: rows that share one stay on one side. Of each label something stays to train on, where that is
+    possible. Test rows are never trained on.
     Raises DatasetError when nothing is left to train on.
     """
     held = {row.split for row in rows if row.split in ("validation", "test")}

@@ -65,9 +65,7 @@ async def create_response(
     return writer.whole(done)
 
 
-async def _events(
-    generation: Generation, writer: ResponseWriter, at_end: Callable[[Done], None]
-) -> AsyncIterator[str]:
+async def _events(generation: Generation, writer: ResponseWriter, at_end: Callable[[Done], None]) -> AsyncIterator[str]:
     for one in writer.begin():
         yield _sent(one)
     try:

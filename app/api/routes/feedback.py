@@ -142,12 +142,6 @@ async def change_feedback(id: Identity, change: RowChange, feedback: Feedback, s
     `curl localhost:8000/feedback/20261130-174500-1f2e3d4c5b --json '{"corrected": "go forward", "excluded": false}'`
     """
     fields = change.model_dump(exclude_none=True)
-    if "corrected" in fields:
-        fields["verdict"] = "wrong"
-    elif fields.get("verdict") in ("right", "draft"):
-        fields["corrected"] = None
-    if fields.get("split") == "auto":
-        fields["split"] = None
     return view_of(await _on_thread(state, feedback, lambda: feedback.change(id, **fields)))
 
 

@@ -39,7 +39,7 @@ export function FeedbackRow({ row, findings, beside, served, onChange, onDelete 
         <div><dt>${t(row.verdict === "draft" ? "rows.draft" : "answer")}</dt><dd data-testid="row-answer">${row.answer || t("answer.empty")}</dd></div>
         ${kindOf(row) === "corrected" && html`<div><dt>${t("verdict.text")}</dt><dd data-testid="row-corrected">${row.corrected}</dd></div>`}
       </dl>
-      ${comparing && html`<${RowAnswers} row=${row} adapter=${besides(row, served, beside)} />`}
+      ${comparing && html`<${RowAnswers} row=${row} adapter=${besides(row, served, beside)} served=${served} />`}
       ${editing && html`<${VerdictForm} answer=${row.answer} row=${row} onSend=${edit} onCancel=${() => setEditing(false)} />`}
       <${ErrorNote} error=${error} />
       ${!editing && html`

@@ -13,25 +13,31 @@ const MARK = /<audio>/g; // of a recording in a question
 
 /** @typedef {{name: string, text: string, version?: number, done?: boolean, error?: any}} Side */
 
-/** @param {{row: any, adapter: string}} props  ``adapter``: beside the base model; empty for none */
-export function RowAnswers({ row, adapter }) {
-  const names = adapter ? ["base", adapter] : ["base"];
-  const [sides, setSides] = useState(/** @type {Side[]} */ (names.map((name) => ({ name, text: "" }))));
+/** @param {{row: any, adapter: string, served: string[]}} props  ``adapter``: beside the base model, until another is chosen; empty for none */
+export function RowAnswers({ row, adapter, served }) {
+  const [chosen, setChosen] = useState(adapter || served[0] || "");
+  const names = chosen ? ["base", chosen] : ["base"];
+  const [sides, setSides] = useState(/** @type {Side[]} */ ([]));
   const [error, setError] = useState(/** @type {any} */ (null));
   const change = (/** @type {number} */ at, /** @type {(side: Side) => Partial<Side>} */ facts) =>
     setSides((now) => now.map((one, index) => (index === at ? { ...one, ...facts(one) } : one)));
   useEffect(() => {
     const stop = new AbortController();
+    setError(null);
+    setSides(names.map((name) => ({ name, text: "" })));
     asked(row, names, stop.signal, (index, kind, data) => {
       if (kind === "token") change(index, (one) => ({ text: one.text + data.text }));
       else if (kind === "done") change(index, () => ({ text: data.text, version: data.adapter.version, done: true }));
       else if (kind === "error") change(index, () => ({ error: new Problem(data.error), done: true }));
     }).catch((problem) => { if (!isAbort(problem)) setError(problem); });
     return () => stop.abort();
-  }, [row.id, adapter]);
+  }, [row.id, chosen]);
   const right = row.verdict === "wrong" ? row.corrected || row.answer : row.answer;
   return html`
     <section class="side-by-side" aria-label=${t("rows.sides")}>
+      ${served.length > 0 && html`
+        <label class="line split"><span class="small muted">${t("rows.sides.with")}</span>
+          <select value=${chosen} onChange=${(event) => setChosen(event.currentTarget.value)}>${[...new Set([...(adapter ? [adapter] : []), ...served])].map((one) => html`<option value=${one}>${titleOf(one)}</option>`)}</select></label>`}
       <p class="hint"><mark>${t("compare.mark")}</mark> ${t(row.corrected ? "rows.sides.corrected" : "rows.sides.answer")}</p>
       <div class="columns">${sides.map((side) => html`
         <div class="side-answer" key=${side.name}>

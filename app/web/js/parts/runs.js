@@ -30,13 +30,13 @@ export function Runs({ jobs }) {
       </div>
       <div class="scroll" tabindex="0" role="group" aria-label=${t("runs.figures")}>
         <table class="figures">
-          <thead><tr><th scope="col">${t("runs.run")}</th><th scope="col">${t("runs.rows")}</th><th scope="col">${t("runs.settings")}</th><th scope="col">${t("runs.best")}</th><th scope="col">${t("figures.held-out")}</th></tr></thead>
+          <thead><tr><th scope="col">${t("runs.run")}</th><th scope="col">${t("runs.best")}</th><th scope="col">${t("figures.held-out")}</th><th scope="col">${t("runs.rows")}</th><th scope="col">${t("runs.settings")}</th></tr></thead>
           <tbody>${runs.map(({ job }, at) => html`
             <tr key=${job.id}>
               <th scope="row"><span class=${`key run-${at + 1}`} aria-hidden="true"></span>${nameOf(job)}</th>
-              <td class="numbers">${rowsOf(job)}</td><td>${settingsOf(job.options)}</td>
               <td class="numbers">${bestOf(job)}</td>
               <td class="numbers">${headline(job.told.metrics) || "–"}</td>
+              <td class="numbers">${rowsOf(job)}</td><td>${settingsOf(job.options)}</td>
             </tr>`)}</tbody>
         </table>
       </div>
@@ -63,6 +63,6 @@ function settingsOf(options) {
   const { method, preset, rank, epochs, learning_rate: rate, weights } = options;
   return [
     t(`method.${method}`), ...(preset ? [t(`train.preset.${preset}`)] : []), ...(rank ? [`r ${rank}`] : []),
-    ...(epochs ? [`${t("train.epochs")} ${format.number(epochs, 1)}`] : []), ...(rate ? [String(rate)] : []), ...(weights ? [weights] : []),
+    ...(epochs ? [`${t("train.epochs")} ${epochs}`] : []), ...(rate ? [String(rate)] : []), ...(weights ? [weights] : []),
   ].join(" · ");
 }

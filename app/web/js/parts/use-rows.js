@@ -9,21 +9,24 @@ import { html, useState } from "../ui.js";
 import { ErrorNote, Field, Progress } from "./basics.js";
 import { GateReport } from "./gate-report.js";
 import { problemOf } from "./job-panel.js";
+import { RowTraining, USUAL } from "./row-training.js";
 import { save } from "./save.js";
 
-const LEAST = 2; // rows: one is held out
+const LEAST = 2; // rows, without others beside them: one is held out
 const CHECK = "feedback-check"; // name of a check's job where the adapter has none yet
 
 /**
  * ``whole``: the rows that training would take. ``check``: the data check that was asked for here, as it goes on.
- * @param {{by: string, whole: any, seen: any[], name: string, check: import("../jobs.js").Watched, onBy: (by: string) => void, onName: (name: string) => void, onCheck: (id: string) => void, onError: (problem: any) => void}} props
+ * @param {{shown: boolean, by: string, whole: any, seen: any[], name: string, check: import("../jobs.js").Watched, onBy: (by: string) => void, onName: (name: string) => void, onCheck: (id: string) => void, onError: (problem: any) => void}} props
  */
-export function UseRows({ by, whole, seen, name, check, onBy, onName, onCheck, onError }) {
+export function UseRows({ shown, by, whole, seen, name, check, onBy, onName, onCheck, onError }) {
   const { adapters } = useStore(live);
   const [busy, setBusy] = useState(false);
-  const [epochs, setEpochs] = useState("");
+  const [how, setHow] = useState(USUAL);
   const names = [...new Set([...adapters.map((one) => one.name), ...seen.flatMap((row) => row.adapters.map((part) => part.name)), ...(by && by !== "base" ? [by] : [])])];
   const usable = whole?.usable ?? 0;
+  const least = how.beside ? 1 : LEAST;
+  const current = adapters.find((one) => one.name === name);
   const choose = (/** @type {string} */ next) => { onBy(next); if (next && next !== "base") onName(next); };
   const guarded = async (/** @type {() => Promise<void>} */ work) => {
     setBusy(true);
@@ -31,10 +34,10 @@ export function UseRows({ by, whole, seen, name, check, onBy, onName, onCheck, o
     try { await work(); } catch (problem) { onError(problem); }
     setBusy(false);
   };
-  const send = (/** @type {Record<string, any>} */ options) => submit({ kind: "feedback", adapter: by }, options, () => {}, new AbortController().signal);
+  const send = (/** @type {Record<string, any>} */ options) => submit({ kind: "feedback", adapter: by, beside: how.beside }, options, () => {}, new AbortController().signal);
   const train = (event) => {
     event.preventDefault();
-    guarded(async () => { location.hash = `#/train?job=${(await send({ name, epochs })).id}`; });
+    guarded(async () => { location.hash = `#/train?job=${(await send({ name, epochs: how.epochs, start: how.goesOn && current ? "current" : "" })).id}`; });
   };
   const look = () => guarded(async () => onCheck((await send({ name: name.trim() || CHECK, check: true })).id));
   const checking = check.job && !isOver(check.job);
@@ -52,15 +55,14 @@ export function UseRows({ by, whole, seen, name, check, onBy, onName, onCheck, o
         <//>
       </div>
       <details class="options"><summary>${t("options")}</summary>
-        <div class="fields"><${Field} label=${t("train.epochs")} hint=${t("rows.epochs")}>
-          <input type="number" min="0.1" max="1000" step="any" placeholder="3" value=${epochs} onInput=${(event) => setEpochs(event.currentTarget.value)} /><//></div>
+        <${RowTraining} how=${how} current=${current} shown=${shown} onChange=${setHow} />
       </details>
       <p class="small">${t("rows.usable", { usable: format.number(usable), total: format.number(whole?.total ?? 0) })} ${t("rows.train.what")}</p>
       <div class="actions">
-        <button type="submit" class="primary" disabled=${busy || usable < LEAST || !name.trim()}>${t("rows.train")}</button>
-        <button type="button" class="quiet" disabled=${busy || checking || usable < LEAST} onClick=${look}>${t("train.check")}</button>
+        <button type="submit" class="primary" disabled=${busy || usable < least || !name.trim()}>${t("rows.train")}</button>
+        <button type="button" class="quiet" disabled=${busy || checking || usable < least} onClick=${look}>${t("train.check")}</button>
         <button type="button" class="quiet" disabled=${busy || usable < 1} onClick=${() => guarded(async () => save(await exported(by), "feedback.zip"))}>${t("rows.export")}</button>
-        ${whole && usable < LEAST ? html`<span class="hint">${t("rows.train.least")}</span>` : !name.trim() && html`<span class="hint">${t("rows.train.first")}</span>`}
+        ${whole && usable < least ? html`<span class="hint">${t(how.beside ? "rows.train.one" : "rows.train.least")}</span>` : !name.trim() && html`<span class="hint">${t("rows.train.first")}</span>`}
       </div>
       <${Check} check=${check} onCancel=${() => guarded(() => cancel(check.job.id).then(() => {}))} />
     </form>`;

@@ -53,7 +53,7 @@ export function Data({ shown }) {
   const served = speakers(adapters).map((one) => one.name);
   return html`
     <${LabelClips} onDrafts=${again} />
-    <${UseRows} by=${by} whole=${whole} seen=${found?.rows ?? []} name=${name} check=${check} onBy=${(next) => { setBy(next); setOffset(0); setCheckId(null); }}
+    <${UseRows} shown=${shown} by=${by} whole=${whole} seen=${found?.rows ?? []} name=${name} check=${check} onBy=${(next) => { setBy(next); setOffset(0); setCheckId(null); }}
       onName=${setName} onCheck=${setCheckId} onError=${setError} />
     <${ErrorNote} error=${error} onRetry=${again} />
     ${whole?.total > 0 && html`

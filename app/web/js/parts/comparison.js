@@ -5,7 +5,7 @@ import { t } from "../i18n.js";
 import { live, refresh } from "../live.js";
 import { useStore } from "../store.js";
 import { html, useState } from "../ui.js";
-import { ErrorNote } from "./basics.js";
+import { ErrorNote, Reasons } from "./basics.js";
 import { better, figureTitle, figureValue } from "./figures.js";
 
 const SETS = ["held_out", "corrected"];
@@ -29,7 +29,7 @@ export function Comparison({ comparison, name, version }) {
         ? html`<p class="hint">${t("versions.promoted", { before })}</p>`
         : html`
           <p class="hint">${worse.length ? t("versions.worse", { before, sets: worse.map((one) => t(`versions.${one}.short`)).join(", ") }) : t("versions.unasked", { before })}</p>
-          ${!worse.length && comparison.reason && html`<p class="small" lang="en">${comparison.reason}</p>`}
+          ${!worse.length && comparison.reason && html`<${Reasons} reasons=${[comparison.reason]} />`}
           <${ServeIt} name=${name} version=${version} />`}
     </section>`;
 }

@@ -1,6 +1,7 @@
 /** What the gate found in the data, with the clips it objects to, to be heard. */
 import * as format from "../format.js";
 import { known, t } from "../i18n.js";
+import { reasonIn } from "../problem-words.js";
 import { html } from "../ui.js";
 import { Badge } from "./basics.js";
 import { FetchedPlayer } from "./fetched-player.js";
@@ -21,7 +22,7 @@ export function GateReport({ job, allowed, onAllow }) {
         clips: format.number(report.clips ?? 0), length: format.duration(report.seconds ?? 0),
       })}</p>
       ${facts(report).map((line) => html`<p class="small muted">${line}</p>`)}
-      ${(report.remarks ?? []).map((line) => html`<p class="small muted" lang="en">${line}</p>`)}
+      ${(report.remarks ?? []).map((/** @type {string} */ line) => { const { words, lang } = reasonIn(line); return html`<p class="small muted" lang=${lang}>${words}</p>`; })}
       ${findings.length === 0 && html`<p class="hint">${t("gate.clean")}</p>`}
       <ul class="findings">${findings.map((finding) => html`
         <${Finding} key=${finding.code} finding=${finding} job=${job} allowed=${allowed} onAllow=${onAllow} />`)}</ul>

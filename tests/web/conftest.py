@@ -94,7 +94,7 @@ def server(chromium: str, folder: Path) -> Iterator[str]:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not _ready(url):
             assert process.poll() is None, "the server ended"
             assert time.monotonic() < deadline, "the server is not ready"

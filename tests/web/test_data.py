@@ -91,7 +91,7 @@ async def test_an_answer_is_corrected_and_its_row_edited_and_deleted(visit: Visi
         await row(opened).wait_for(state="detached")
 
 
-async def test_rows_are_exported_and_trained_on(visit: Visit, tmp_path: Path) -> None:
+async def test_rows_are_exported_and_trained_on(visit: Visit, folder: Path, tmp_path: Path) -> None:
     async with visit("data") as opened:
         page = opened.page
         use = page.get_by_role("form", name="Use of the rows")
@@ -120,6 +120,27 @@ async def test_rows_are_exported_and_trained_on(visit: Visit, tmp_path: Path) ->
             with zipfile.ZipFile(tmp_path / "rows.zip") as archive:
                 lines = [json.loads(line) for line in archive.read("data.jsonl").splitlines()]
             assert [line["response"] for line in lines] == ["go", "go"]
+
+            bodies: list[dict[str, object]] = []
+
+            async def refused(route: playwright.Route) -> None:
+                if route.request.method != "POST":
+                    await route.continue_()
+                    return
+                bodies.append(route.request.post_data_json)
+                await route.fulfill(status=409, json={"detail": "Not now.", "code": "conflict"})
+
+            await page.route("**/training/jobs", refused)
+            await use.get_by_text("Options").click()
+            await use.get_by_label("Train on these as well").select_option(f"server:{folder}/sets/tones/data.jsonl")
+            await use.get_by_label(re.compile("^Go on from command-json version 1")).check()
+            await use.get_by_role("button", name="Train on these").click()
+            await page.get_by_role("alert").wait_for()
+            opened.complaints.clear()  # the browser notes the status 409
+            beside = {"dataset": f"{folder}/sets/tones/data.jsonl", "start": "current"}
+            assert bodies == [{"name": "command-json", "from_feedback": "command-json"} | beside]
+            await page.unroute_all()
+            await use.get_by_label("Train on these as well").select_option("")
 
             await use.get_by_label("Name of the adapter").fill("from-data")
             await use.get_by_role("button", name="Train on these").click()

@@ -6,12 +6,15 @@ import re
 import shutil
 import zipfile
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from playwright import async_api as playwright
 
 from tests.web.conftest import KEY, ROOT, SPOKEN, Visit, until
 from tests.web.test_everyone import faults
@@ -364,6 +367,15 @@ async def test_an_adapter_is_trained_and_tried(visit: Visit, folder: Path) -> No
         assert await job.get_by_text("is served").count() == 0
 
 
+def answering(**answer: Any) -> Callable[[playwright.Route], Awaitable[None]]:
+    """A handler that gives this answer to every request."""
+
+    async def answered(route: playwright.Route) -> None:
+        await route.fulfill(**answer)
+
+    return answered
+
+
 async def test_runs_are_laid_over_each_other(visit: Visit) -> None:
     """Two jobs of the list, with their curves and figures in one chart and one table."""
 
@@ -398,11 +410,9 @@ async def test_runs_are_laid_over_each_other(visit: Visit) -> None:
             ]
             end = f"event: end\ndata: {json.dumps(one)}"
             stream = "\n\n".join([*steps, end, ""])
-            await page.route(f"**/training/jobs/{one['id']}", lambda route, one=one: route.fulfill(json=one))
-            await page.route(
-                f"**/training/jobs/{one['id']}/events",
-                lambda route, stream=stream: route.fulfill(body=stream, content_type="text/event-stream"),
-            )
+            await page.route(f"**/training/jobs/{one['id']}", answering(json=one))
+            told_events = answering(body=stream, content_type="text/event-stream")
+            await page.route(f"**/training/jobs/{one['id']}/events", told_events)
         await opened.go("train")
         ticks = page.get_by_role("checkbox", name=re.compile("^Lay run of .* over others"))
         await ticks.first.check()

@@ -112,7 +112,7 @@ def train(
     from training.events import Events, json_lines, tensorboard
     from training.workers import launched
 
-    folder = work or Path("runs") / (name or "check")
+    folder = work or work_folder(data, name or "check")
     told = Events()
     trains = not (check or dry_run)
     rank, _ = launched()  # the first process writes for all
@@ -202,6 +202,13 @@ def bench(
             print(json.dumps([asdict(one) for one in found], indent=2))
         else:
             shown.print(table_of(found))
+
+
+def work_folder(data: str, name: str) -> Path:
+    """The usual folder of a run: `runs/NAME`; one beside it where the data set is that folder, which stays as it is."""
+    folder = Path("runs") / name
+    is_data = Path(data).is_dir() and Path(data).resolve() == folder.resolve()
+    return folder.with_name(f"{name}-run") if is_data else folder
 
 
 def options_of(

@@ -38,6 +38,7 @@ def service(folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     values = {"adapters": folder / "adapters", "jobs": folder / "jobs", "dataset_roots": folder / "sets", "port": port}
+    values["feedback"] = folder / "feedback"
     environment = os.environ | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment)
     try:
@@ -79,7 +80,49 @@ def train(page: Page, url: str) -> None:
     page.get_by_role("link", name="Try it now").wait_for(timeout=PATIENCE)
 
 
-def wide(browser: Browser, url: str) -> None:
+def judged(url: str) -> None:
+    """Rows of feedback: two corrected answers of an adapter, a right one, and a draft."""
+    human = ROOT / "tests" / "data" / "human"
+    said = [("cards-001", "nato", "wrong"), ("cards-002", "nato", "wrong"), ("goforward", "base", "right")]
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        for name, adapter, verdict in [*said, ("cards-003", "base", "draft")]:
+            files = {"audio": (f"{name}.flac", (human / f"{name}.flac").read_bytes())}
+            fields = {"adapter": adapter, "prompt": "What did you hear?"}
+            answer = client.post("/generate", data=fields, files=files).raise_for_status().json()
+            told = {"request_id": answer["id"], "verdict": verdict, "consent": True}
+            right = {"corrected": transcript(name)} if verdict == "wrong" else {}
+            client.post("/feedback", json=told | right).raise_for_status()
+
+
+def transcript(name: str) -> str:
+    """What is said in one of the recordings."""
+    lines = (ROOT / "tests" / "data" / "human" / "transcripts.tsv").read_text().splitlines()
+    return next(line.split("\t")[2] for line in lines if line.startswith(name))
+
+
+def data(page: Page, url: str) -> None:
+    """The rows, and what base and adapter say to one of them now."""
+    page.goto(f"{url}/#/data")
+    row = page.locator(".data-row:has([data-testid=row-corrected])").first
+    row.locator("button[aria-expanded]").click()
+    row.get_by_test_id("side").nth(1).locator("mark").first.wait_for()
+    page.locator(".toolbar").scroll_into_view_if_needed()
+    page.evaluate("document.querySelector('.data-row').scrollIntoView()")
+
+
+def again(page: Page, url: str, folder: Path) -> None:
+    """A second run of the same name, compared with the first, and both over each other."""
+    fields = {"name": "telephone-tones", "dataset": str(folder / "sets" / "telephone-tones"), "epochs": 2}
+    job = httpx.post(f"{url}/training/jobs", json=fields | {"promote": "not_worse"}, trust_env=False).json()
+    page.goto(f"{url}/#/train?job={job['id']}")
+    page.locator(".comparison").wait_for(timeout=PATIENCE)
+    for box in page.locator(".job-list input[type=checkbox]").all():
+        box.check()
+    page.locator(".curve.run-2").wait_for()
+    page.evaluate("document.querySelector('.comparison').scrollIntoView()")
+
+
+def wide(browser: Browser, url: str, folder: Path) -> None:
     context = browser.new_context(**WIDE, color_scheme="light")
     page = context.new_page()
     page.goto(url)
@@ -88,6 +131,13 @@ def wide(browser: Browser, url: str) -> None:
     shot(page, "try-light")
     train(page, url)
     shot(page, "train-light")
+    judged(url)
+    data(page, url)
+    shot(page, "data-light")
+    again(page, url, folder)
+    page.emulate_media(color_scheme="dark")
+    shot(page, "runs-dark")
+    page.emulate_media(color_scheme="light")
     page.goto(f"{url}/#/adapters")
     page.get_by_role("article").first.wait_for()
     shot(page, "adapters-light")
@@ -120,6 +170,9 @@ def phone(browser: Browser, url: str) -> None:
     page.get_by_role("article").first.wait_for()
     page.emulate_media(color_scheme="dark")
     shot(page, "adapters-phone-dark")
+    page.get_by_role("combobox").first.select_option("繁體中文")
+    data(page, url)
+    shot(page, "data-phone-zh-hant")
     context.close()
 
 
@@ -137,7 +190,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as url, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, chromium_sandbox=os.geteuid() != 0)
-        wide(browser, url)
+        wide(browser, url, Path(folder))
         phone(browser, url)
         browser.close()
 

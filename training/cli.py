@@ -61,6 +61,12 @@ def train(
     preset: Annotated[str | None, typer.Option(help="LoRA: seed, balanced or strong.", show_default=False)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data.", show_default=False)] = None,
     validation: Annotated[str | None, typer.Option(help="Rows held out, default: a tenth.", show_default=False)] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="More data, whose rows are added; may be repeated.", show_default=False)
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="current: go on from the name's own version.", show_default=False)
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="For rows that bring none.", show_default=False)] = None,
     task: Annotated[str | None, typer.Option(help="One line on what it does, for its card.")] = None,
     dora: Annotated[bool, typer.Option("--dora", help="Weight-decomposed LoRA (served alone).")] = False,
@@ -98,7 +104,7 @@ def train(
         "task": task,
         "dora": dora or None, "eva": eva or None, "include_audio_tower": include_audio_tower or None,
         "lora_plus": lora_plus, "rank": rank, "hidden": hidden, "seed": seed,
-        "push_to_hub": push_to_hub, "audio_roots": audio_root,
+        "push_to_hub": push_to_hub, "audio_roots": audio_root, "also": also, "start": start,
     }  # fmt: skip
     from training.data.decoding import start_decoders
 
@@ -106,7 +112,7 @@ def train(
     from training.events import Events, json_lines, tensorboard
     from training.workers import launched
 
-    folder = work or Path("runs") / (name or "check")
+    folder = work or work_folder(data, name or "check")
     told = Events()
     trains = not (check or dry_run)
     rank, _ = launched()  # the first process writes for all
@@ -196,6 +202,13 @@ def bench(
             print(json.dumps([asdict(one) for one in found], indent=2))
         else:
             shown.print(table_of(found))
+
+
+def work_folder(data: str, name: str) -> Path:
+    """The usual folder of a run: `runs/NAME`; one beside it where the data set is that folder, which stays as it is."""
+    folder = Path("runs") / name
+    is_data = Path(data).is_dir() and Path(data).resolve() == folder.resolve()
+    return folder.with_name(f"{name}-run") if is_data else folder
 
 
 def options_of(

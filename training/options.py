@@ -41,6 +41,9 @@ ONLY: dict[Method, tuple[str, ...]] = {
     "head": ("hidden",),
 }  # fmt: skip
 
+# Options that are those of the adapter from which training goes on
+OF_THE_START = ("preset", "rank", "alpha", "targets", "dora", "eva", "include_audio_tower")
+
 
 class TrainOptions(BaseModel):
     """One run. Left out, a field has the method's usual value."""
@@ -48,6 +51,7 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = Field(description="JSONL, CSV, folder or Hugging Face dataset")
+    also: tuple[str, ...] = Field((), description="more of the same, whose rows are added")
     name: str = Field(description="name of the adapter in the registry")
     owner: str | None = Field(None, description="the tenant that the adapter belongs to; default: everybody")
     validation: str | None = Field(None, description="data held out; default: a share of the rows, by audio")
@@ -62,6 +66,9 @@ class TrainOptions(BaseModel):
         "always", description="not_worse: a name's new version answers only if it is not worse than its current one"
     )
 
+    start: Literal["base", "current"] = Field(
+        "base", description="current: training goes on from the LoRA adapter that answers under the name now"
+    )
     method: Method = "lora"
     weights: Weights | None = Field(
         None, description="format of the base's matrices: bfloat16, float8, int8 or int4; default: OVERTONE_WEIGHTS"
@@ -105,6 +112,12 @@ class TrainOptions(BaseModel):
         for name in (name for method, names in ONLY.items() if method != self.method for name in names):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} is no option of --method {self.method}")
+        if self.start == "current":
+            own = next((name for name in OF_THE_START if getattr(self, name) != fields[name].default), None)
+            if self.method != "lora":
+                raise ValueError(f"start=current goes on from a LoRA adapter, not with --method {self.method}")
+            if own:
+                raise ValueError(f"{own} is the current version's own with start=current; leave it out")
         if self.method == "head" and self.promote != "always":
             raise ValueError("promote=not_worse compares answers in words, and a head gives none")
         return self

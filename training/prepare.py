@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from training.data.checks.findings import CODES, GateReport, SplitUse
 from training.data.checks.gate import check
 from training.data.checks.report import sentence
 from training.data.checks.sound_checks import Measured, Progress, audio_key, measure_all
-from training.data.readers import read_source
+from training.data.readers import Source, read_source
 from training.data.records import Notes
 from training.data.reference import Embed
 from training.data.rows import Row
@@ -53,23 +53,24 @@ def read_data(
     options: TrainOptions, features: FeatureExtractor, settings: Settings, progress: Progress | None = None
 ) -> Data:
     """All rows, each recording decoded and measured once. Raises DatasetError for rows that cannot be used."""
-    read = partial(
-        read_source,
-        default_prompt=options.prompt,
-        audio_roots=[Path(root) for root in options.audio_roots],
-        head=options.method == "head",
-    )
-    source = read(options.data)
-    other = read(options.validation) if options.validation else None
-    rows, held = _with_classes(source.rows, options), _with_classes(other.rows, options) if other else None
+    source, *more = (_read(source, options) for source in (options.data, *options.also))
+    other = _read(options.validation, options) if options.validation else None
+    rows = _with_classes([row for one in (source, *more) for row in one.rows], options)
+    held = _with_classes(other.rows, options) if other else None
     every = [*rows, *(held or [])]
     measured = measure_all(every, rate=features.sample_rate, limits=audio_limits(settings), progress=progress)
     key_of = partial(audio_key, measured=measured)
     train, validation = _sides(rows, held, options, key_of)
     if not train or not validation:
         raise DatasetError("One row must be left to train on and one to measure on; add rows.")
-    notes = source.notes.joined(other.notes) if other else source.notes
+    notes = reduce(Notes.joined, [one.notes for one in (*more, *([other] if other else []))], source.notes)
     return Data(train, validation, measured, _fingerprint(every, key_of), notes, uses_of(every, train, validation))
+
+
+def _read(source: str, options: TrainOptions) -> Source:
+    roots = [Path(root) for root in options.audio_roots]
+    roots.sort(key=lambda root: not Path(source).is_relative_to(root))  # the data set's own first
+    return read_source(source, default_prompt=options.prompt, audio_roots=roots, head=options.method == "head")
 
 
 def _with_classes(rows: Sequence[Row], options: TrainOptions) -> list[Row]:

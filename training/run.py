@@ -18,6 +18,8 @@ from app.models.prompt import PromptRenderer
 from app.models.shape import shape_of
 from app.models.training_memory import STATE
 from app.registry.adapter import Adapter
+from app.registry.adapter_files.plain_peft import PlainAdapter, read_plain
+from app.registry.adapter_files.weights import WEIGHTS
 from app.registry.base import Registry
 from app.registry.rules import check_name
 from app.settings import Settings
@@ -129,6 +131,17 @@ class Run:
     def data(self) -> Data:
         return read_data(self.options, FeatureExtractor(self.processor), self.settings, self._counted)
 
+    @cached_property
+    def start(self) -> PlainAdapter | None:
+        """The adapter that training goes on from; None: a new one. Raises BadRequest for one that cannot be."""
+        if self.options.start == "base":
+            return None
+        current = current_version(self.registry, self.options.name)
+        if current is None or current.report.serving == "classify":
+            raise BadRequest(f"No LoRA adapter answers under {self.options.name!r} now; leave start=current out.")
+        owners = {path for path, _ in self.loaded.model.named_modules() if path}
+        return self.registry.read_with(current, lambda folder: read_plain(folder, WEIGHTS, owners))
+
     def check(self) -> GateReport:
         """Read the data and pass the gate; the first process judges for all. Raises DatasetError or DataRefused."""
         if len(set(self.workers.gather(self.data.fingerprint))) > 1:
@@ -207,7 +220,7 @@ class Run:
         torch.manual_seed(self.options.seed)
         options = self.options.for_width(self.loaded.model.config.get_text_config().hidden_size)
         options = options.model_copy(update={"weights": self.loaded.spec.weights})
-        adapted = Adapted(self.loaded, options)
+        adapted = Adapted(self.loaded, options, self.start)
         forward = Forward(self.loaded.model, self.audio_features)
         self._refuse_other_checkpoint(options)
         if options.eva and not self.checkpoint.is_file():
@@ -250,6 +263,7 @@ class Run:
 
     def _adapter(self) -> Trained | None:
         """The adapter with its figures; the first process alone asks, watches and writes."""
+        _ = self.start  # refuses before anything takes long
         train, held_out = self.examples(self.data.train), self.examples(self.data.validation)
         exam = self.exam(held_out) if self.workers.first else None
         before = exam.take("before") if exam else None
@@ -275,6 +289,7 @@ class Run:
         return {
             "method": self.options.method,
             "weights": self.loaded.spec.weights,
+            "start": self.options.start,
             "steps": trainer.steps,
             "rows": {"train": len(self.data.train), "validation": len(self.data.validation)},
             "trainable": trainable,

@@ -38,19 +38,28 @@ class Memory:
 
     def keep(self, generation: Generation, done: Done, audio: DecodedAudio, *other_ids: str) -> None:
         """Keep one answer under its own id and ``other_ids``."""
+        self._keep(generation, generation.id, done.text, audio, other_ids)
+
+    def keep_transcript(self, generation: Generation, text: str, audio: DecodedAudio, request_id: str) -> None:
+        """Keep the text of a whole recording under the id of its request; ``generation``: of its first window."""
+        self._keep(generation, request_id, text, audio, ())
+
+    def _keep(
+        self, generation: Generation, identity: str, text: str, audio: DecodedAudio, other_ids: Sequence[str]
+    ) -> None:
         messages = generation.input.conversation.messages
         if self._state.feedback is None or any(message.role == "tool" for message in messages):
             return  # a data set has no turns of tools
         weights = generation.input.adapters
         sampling = asdict(generation.input.sampling)
         asked = AnsweredRequest(
-            generation.id,
+            identity,
             self._service.loaded.spec.name,
             adapter_ref(weights).name,
             tuple(AdapterPart(name=w.adapter.name, version=w.adapter.version, weight=w.weight) for w in weights),
             turns_of(messages, audio.clips),
             {name: list(value) if isinstance(value, tuple) else value for name, value in sampling.items()},
-            done.text,
+            text,
             self._uploads,
         )
         self._state.recent.put(self._service.registry.caller.tenant, asked, other_ids)

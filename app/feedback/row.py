@@ -3,11 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
-Verdict = Literal["right", "wrong"]
-Unusable = Literal["excluded", "no_correction", "no_recording"]
+from app.errors import BadRequest
+
+Verdict = Literal["right", "wrong", "draft"]
+Split = Literal["train", "held_out"]
+Unusable = Literal["excluded", "draft", "no_correction", "no_recording"]
 PLACEHOLDER = "<audio>"  # of a recording in a turn's text, as in data sets
+SPLITS: dict[Split, str] = {"train": "train", "held_out": "validation"}  # as data sets name them
 Text = Annotated[str, Field(max_length=200_000)]
 
 
@@ -47,11 +51,12 @@ class FeedbackRow(BaseModel):
     messages: list[AskedTurn] = Field(description="the question; `<audio>` stands for a recording")
     options: dict[str, Any] = Field(description="of the request: temperature, seed …")
     answer: Text
-    verdict: Verdict
+    verdict: Verdict = Field(description="`draft`: nobody has judged the answer yet")
     corrected: Text | None = Field(None, description="what the answer should have been")
     consent: bool = Field(description="whether the recordings may be kept")
     remembered: bool = Field(description="false: the question is what the client said, not what the server knew")
     excluded: bool = Field(False, description="left out of exports and training")
+    split: Split | None = Field(None, description="the side that the row is on in training; null: by chance")
     recordings: list[RecordingRef]
 
     @property
@@ -64,6 +69,8 @@ class FeedbackRow(BaseModel):
         """The reason why nothing can be trained on this row; None where something can."""
         if self.excluded:
             return "excluded"
+        if self.verdict == "draft":
+            return "draft"
         if not (self.response or "").strip():
             return "no_correction"
         if not self.recordings or not all(recording.kept for recording in self.recordings):
@@ -82,4 +89,27 @@ class FeedbackRow(BaseModel):
         else:
             turns = [turn.model_dump() for turn in self.messages]
             facts |= {"messages": [*turns, {"role": "assistant", "content": self.response}]}
-        return facts | ({"corrected": True} if self.verdict == "wrong" else {})
+        facts |= {"corrected": True} if self.verdict == "wrong" else {}
+        return facts | ({"split": SPLITS[self.split]} if self.split else {})
+
+
+def edited(row: FeedbackRow, **fields: Any) -> FeedbackRow:
+    """The row with other fields: a corrected text means that the answer was wrong; ``split`` may be `auto`.
+
+    Raises BadRequest for a value that no row may have.
+    """
+    if fields.get("corrected") is not None:
+        if fields.get("verdict", "wrong") != "wrong":
+            raise BadRequest(f"An answer that is {fields['verdict']} has no corrected text.")
+        if PLACEHOLDER in fields["corrected"]:
+            raise BadRequest(f"{PLACEHOLDER} stands for a recording in data sets and cannot be part of an answer.")
+        fields["verdict"] = "wrong"
+    elif fields.get("verdict") in ("right", "draft"):
+        fields["corrected"] = None
+    if fields.get("split") == "auto":
+        fields["split"] = None
+    try:
+        return FeedbackRow.model_validate(row.model_dump() | fields)
+    except ValidationError as error:
+        names = ", ".join(str(one["loc"][0]) for one in error.errors() if one["loc"])
+        raise BadRequest(f"A row cannot have this value: {names}.") from None

@@ -66,7 +66,9 @@ class FeedbackStore:
         with self._exclusive():
             old = self._about_the_same(tenant, row)
             if old is not None:
-                row = row.model_copy(update={"id": old.id, "time": old.time, "excluded": old.excluded})
+                row = row.model_copy(
+                    update={"id": old.id, "time": old.time, "excluded": old.excluded, "split": old.split}
+                )
             self._check_quota(tenant, sum(len(upload.data) for upload in uploads) + len(row.answer) + 2 * BLOCK)
             if old is not None:
                 self._fill(self._folder(tenant, row.id), row, uploads)
@@ -153,6 +155,7 @@ class FeedbackStore:
     def write_folder(self, tenant: str | None, rows: Iterable[FeedbackRow], target: Path) -> Path:
         """The same in a folder; its data file. Recordings are linked where both lie on one disk."""
         lines = []
+        target.mkdir(mode=OWNERS, exist_ok=True)
         for row, files in self._files_of(tenant, rows):
             for name, file in files:
                 (target / name).parent.mkdir(exist_ok=True)

@@ -7,14 +7,17 @@ from typing import IO, Any
 from app.access.caller import Caller
 from app.errors import BadRequest, NotFound
 from app.feedback.recent import AnsweredRequest, RecentRequests, Upload
-from app.feedback.row import FeedbackRow
+from app.feedback.row import FeedbackRow, edited
 from app.feedback.store import FeedbackStore
 
 WHY = {
     "excluded": "are excluded",
+    "draft": "are drafts that nobody has judged",
     "no_correction": "say that the answer was wrong and not what it should have been",
     "no_recording": "keep no recording (given without consent)",
 }
+
+NUMBERS = {1: "one is", 2: "two are"}
 
 
 class TenantFeedback:
@@ -45,8 +48,8 @@ class TenantFeedback:
         return row
 
     def change(self, identity: str, **fields: Any) -> FeedbackRow:
-        """The row with other fields."""
-        return self.store.save(self.caller.tenant, self.get(identity).model_copy(update=fields))
+        """The row with other fields; see `edited`. Raises BadRequest."""
+        return self.store.save(self.caller.tenant, edited(self.get(identity), **fields))
 
     def delete(self, identity: str) -> FeedbackRow:
         """Delete a row with its recordings; the row as it was."""
@@ -66,19 +69,20 @@ class TenantFeedback:
         """See `FeedbackStore.write_folder`."""
         return self.store.write_folder(self.caller.tenant, rows, target)
 
-    def usable(self, adapter: str | None = None) -> list[FeedbackRow]:
-        """The rows that can be trained on, of one adapter or of all.
+    def usable(self, adapter: str | None = None, least: int = 2) -> list[FeedbackRow]:
+        """The rows that can be trained on, of one adapter or of all; alone they are two ``least``: one is held out.
 
-        Raises BadRequest, with the reasons, where there are fewer than two: one is held out.
+        Raises BadRequest, with the reasons, where there are fewer.
         """
         rows = self.all(lambda row: adapter is None or answered_by(row, adapter))
         usable = [row for row in rows if row.why_unusable is None]
-        if len(usable) < 2:
+        if len(usable) < least:
             reasons = [row.why_unusable for row in rows if row.why_unusable is not None]
             counted = [f"{reasons.count(why)} {WHY[why]}" for why in sorted(set(reasons))]
             about = f" about {adapter[:80]!r}" if adapter else ""
             raise BadRequest(
-                f"{len(usable)} of {len(rows)} rows of feedback{about} can be trained on, and two are needed at least"
+                f"{len(usable)} of {len(rows)} rows of feedback{about} can be trained on, and "
+                f"{NUMBERS[least]} needed at least"
                 f"{': ' + ', '.join(counted) if counted else ''}. Correct more answers, with consent to keep the audio."
             )
         return usable

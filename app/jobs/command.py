@@ -11,7 +11,7 @@ TRAINER = (sys.executable, "-m", "training", "train")
 # Options that go as --set key=value
 SET = (
     "learning_rate", "rank", "alpha", "lora_plus", "dora", "eva", "include_audio_tower", "hidden", "batch_size",
-    "max_steps", "patience", "validation_share", "prompt", "task", "seed", "weights", "promote",
+    "max_steps", "patience", "validation_share", "prompt", "task", "seed", "weights", "promote", "start",
 )  # fmt: skip
 
 
@@ -26,7 +26,13 @@ def training_command(job: Job, store: JobStore, registry: Path, model: str, root
     words += ["--work", str(store.work(job.id)), "--events", str(store.events(job.id)), "--method", options.method]
     if options.check:
         words.append("--dry-run")
-    for root in (store.data(job.id), *(roots if job.owner is None else ())):
+    if job.also is not None:
+        words += ["--also", job.also]
+    for root in (
+        store.data(job.id),
+        *([store.feedback(job.id)] if job.also else []),
+        *(roots if job.owner is None else ()),
+    ):
         words += ["--audio-root", str(root.absolute())]
     if options.preset is not None:
         words += ["--preset", options.preset]

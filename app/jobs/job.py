@@ -10,6 +10,7 @@ from app.registry.adapter_files.manifest import Method
 State = Literal["queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted"]
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "refused", "cancelled", "interrupted")
 Promotion = Literal["always", "not_worse"]
+Start = Literal["base", "current"]
 Asked = Literal["cancelled", "interrupted"]
 RESUMABLE: tuple[State, ...] = ("cancelled", "interrupted")
 # Goes onto a command line: no leading dash, no blanks
@@ -41,6 +42,7 @@ class Options(BaseModel):
     task: str | None = None
     seed: int | None = None
     promote: Promotion | None = None
+    start: Start | None = None
     check: bool = Field(False, description="only judge the data and estimate a run")
 
 
@@ -71,7 +73,7 @@ class EventSummary(BaseModel):
 
 
 class Job(BaseModel):
-    """One job. ``owner``: the tenant that asked for it.
+    """One job. ``owner``: the tenant that asked for it. ``also``: a second data file, whose rows are added.
 
     ``pid``: of its process. ``asked``: the state for which the process was sent a signal. ``read_from``: bytes of the
     events file that belong to earlier runs.
@@ -81,6 +83,7 @@ class Job(BaseModel):
     state: State = "queued"
     options: Options
     dataset: str
+    also: str | None = None
     owner: str | None = None
     created: datetime
     queued: datetime

@@ -128,11 +128,15 @@ class Jobs:
         if reason:
             raise Conflict(reason)
 
-    def submit(self, identity: str, options: Options, dataset: str, owner: str | None = None) -> Job:
-        """Queue a job whose folder has been drafted. Raises QueueFull or StorageError."""
+    def submit(
+        self, identity: str, options: Options, dataset: str, owner: str | None = None, also: str | None = None
+    ) -> Job:
+        """Queue a job whose folder has been drafted; ``also``: see `Job`. Raises QueueFull or StorageError."""
         with self._lock:
             self.quotas.check_waiting(sum(job.owner == owner for job in self._queue()))
-            job = Job(id=identity, options=options, dataset=dataset, owner=owner, created=now(), queued=now())
+            job = Job(
+                id=identity, options=options, dataset=dataset, also=also, owner=owner, created=now(), queued=now()
+            )
             self.store.save(job)
             self._jobs[identity] = job
             self._start_due()

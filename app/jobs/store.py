@@ -5,6 +5,7 @@
 <root>/<id>/events.jsonl     the trainer's events
 <root>/<id>/log.txt          the trainer's output
 <root>/<id>/data/            an uploaded data set
+<root>/<id>/feedback/        rows of feedback beside another data set
 <root>/<id>/work/            checkpoints
 """
 
@@ -110,6 +111,9 @@ class JobStore:
 
     def data(self, identity: str) -> Path:
         return self.folder(identity) / "data"
+
+    def feedback(self, identity: str) -> Path:
+        return self.folder(identity) / "feedback"
 
     def work(self, identity: str) -> Path:
         return self.folder(identity) / "work"

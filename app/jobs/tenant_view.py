@@ -60,10 +60,10 @@ class TenantJobs:
         tenant = self.caller.tenant
         return most if tenant is None else self._whole.quotas.bytes_left(tenant, self._whole.use(tenant).disk, most)
 
-    def submit(self, identity: str, options: Options, dataset: str) -> Job:
+    def submit(self, identity: str, options: Options, dataset: str, also: str | None = None) -> Job:
         """Queue a job of this caller. Raises Conflict when the name belongs to another, QueueFull, StorageError."""
         self._registry.check_may_publish(options.name)
-        return self._whole.submit(identity, options, dataset, self.caller.tenant)
+        return self._whole.submit(identity, options, dataset, self.caller.tenant, also)
 
     def cancel(self, identity: str) -> Job:
         """See `Jobs.cancel`."""

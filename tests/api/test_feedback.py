@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import zipfile
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -207,6 +208,70 @@ async def test_streams_comparisons_and_chats_are_remembered(server: As) -> None:
     assert row["unusable"] == "no_recording"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_responses_and_transcripts_are_remembered(server: As, stream: bool) -> None:
+    sent = {"type": "input_audio", "input_audio": {"data": b64encode(CLIP).decode(), "format": "wav"}}
+    content = [sent, {"type": "input_text", "text": "What is said?"}]
+    body = {"model": "alpha", "input": [{"role": "user", "content": content}], "max_output_tokens": 3}
+    told = await server("acme", "POST", "/v1/responses", json=body | {"stream": stream})
+    said = events_of(told.text)[-1][1]["response"] if stream else told.json()
+    row = await server.judge(request_id=said["id"], verdict="right", consent=True)
+    assert row["answer"] == said["output"][0]["content"][0]["text"]
+    assert (row["adapter"], row["messages"][0]["content"], row["unusable"]) == (
+        "alpha",
+        "<audio>What is said?",
+        None,
+    )
+    assert (await server.judge(request_id=told.headers["x-request-id"], verdict="wrong"))["id"] == row["id"]
+
+    form = {"model": "beta", "stream": str(stream).lower(), "prompt": "Names: Ada."}
+    told = await server("acme", "POST", "/v1/audio/transcriptions", data=form, files={"file": ("a.wav", CLIP)})
+    assert told.status_code == 200, told.text
+    row = await server.judge(request_id=told.headers["x-request-id"], verdict="wrong", corrected="go", consent=True)
+    if not stream:
+        assert row["answer"].strip() == told.json()["text"].strip()
+    assert (row["adapter"], row["remembered"], row["unusable"]) == ("beta", True, None)
+    assert row["messages"][0]["content"].count("<audio>") == 1
+    assert row["recordings"][0]["sha256"] == sha256(CLIP).hexdigest()
+
+
+async def test_a_draft_is_no_row_to_train_on_until_it_is_judged(server: As) -> None:
+    said = await server.answer(prompt="?")
+    row = await server.judge(request_id=said["id"], verdict="draft", consent=True)
+    assert (row["verdict"], row["unusable"], row["split"]) == ("draft", "draft", None)
+    assert [one["id"] for one in await server.rows(verdict="draft")] == [row["id"]]
+    assert not await server.rows(verdict="wrong")
+    for change, verdict, unusable in (
+        ({"verdict": "right"}, "right", None),
+        ({"verdict": "draft"}, "draft", "draft"),
+        ({"corrected": "go"}, "wrong", None),
+    ):
+        changed = (await server("acme", "POST", f"/feedback/{row['id']}", json=change)).json()
+        assert (changed["verdict"], changed["unusable"]) == (verdict, unusable)
+
+
+async def test_a_rows_side_is_chosen_and_read_by_the_trainer(server: As, tmp_path: Path) -> None:
+    identities = {}
+    for number, side in enumerate(("train", "held_out", "auto", "held_out")):
+        said = await server.answer(clip=wav(tone(200 + 50 * number, 0.5)))
+        row = await server.judge(request_id=said["id"], verdict="wrong", corrected=f"{number}", consent=True)
+        change = await server("acme", "POST", f"/feedback/{row['id']}", json={"split": side})
+        assert change.json()["split"] == (None if side == "auto" else side)
+        identities[row["id"]] = side
+    last = list(identities)[-1]
+    assert (await server("acme", "POST", f"/feedback/{last}", json={"split": "auto"})).json()["split"] is None
+    packed = await server("acme", "GET", "/feedback/export")
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        archive.extractall(tmp_path)
+    rows = read_rows(str(tmp_path / "data.jsonl"), default_prompt="?")
+    assert sorted((row.response, row.split) for row in rows) == [
+        ("0", "train"),
+        ("1", "validation"),
+        ("2", None),
+        ("3", None),
+    ]
+
+
 async def test_a_forgotten_answer_can_be_told_again(server: As) -> None:
     body = {"request_id": "req-gone", "verdict": "wrong", "corrected": "go on"}
     refused = await server("acme", "POST", "/feedback", json=body)
@@ -304,7 +369,7 @@ async def test_files_are_their_owners_alone(server: As) -> None:
     assert json.loads(next(server.folder.rglob("row.json")).read_text())["verdict"] == "right"
 
 
-async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "TRAINER", STAND_IN)
     wanted = {"name": "acme-line", "from_feedback": True, "epochs": 2}
     none = await server("acme", "POST", "/training/jobs", json=wanted)
@@ -326,6 +391,29 @@ async def test_a_job_trains_on_a_copy_of_the_rows(server: As, monkeypatch: pytes
     rows = read_rows(str(data / "data.jsonl"), default_prompt="", audio_roots=[data])
     assert [(row.response, row.corrected) for row in rows] == [(made[0]["answer"], False), ("go on", True)]
     assert all(row.sounds[0].read().startswith(b"RIFF") for row in rows)
+
+    # beside the data of an earlier job, one row is enough
+    said = await server.answer(clip=wav(tone(700, 0.5)))
+    await server.judge(request_id=said["id"], verdict="wrong", corrected="stop", consent=True)
+    assert (await server("acme", "POST", "/training/jobs", json=wanted)).status_code == 422
+    older = {"from_job": job["id"], "start": "current"}
+    begun = await server("acme", "POST", "/training/jobs", json=wanted | older)
+    assert begun.status_code == 202, begun.text
+    second = begun.json()
+    assert (second["options"]["start"], second["options"]["promote"]) == ("current", "not_worse")
+    words = command.training_command(
+        server.client.app.state.overtone.jobs.get(second["id"]),  # type: ignore[attr-defined]
+        store,
+        tmp_path,
+        "m",
+    )
+    also = Path(words[words.index("--also") + 1])
+    roots = [Path(words[at + 1]) for at, word in enumerate(words) if word == "--audio-root"]
+    assert [row.response for row in read_rows(str(also), default_prompt="", audio_roots=roots[::-1])] == ["stop"]
+    assert len(read_rows(str(store.data(second["id"]) / "data.jsonl"), default_prompt="", audio_roots=roots)) == 2
+    assert {path.stat().st_mode & 0o077 for path in (also, also.parent)} == {0}
+    for one in (job, second):
+        await server("acme", "DELETE", f"/training/jobs/{one['id']}")
 
     refused = [wanted | {"method": "head"}, wanted | {"dataset": "/data"}, {"name": "x", "from_feedback": False}]
     statuses = [(await server("root", "POST", "/training/jobs", json=body)).status_code for body in refused]

@@ -66,6 +66,24 @@ def test_rows_are_listed_shown_exported_and_deleted(folder: Path, tmp_path: Path
     run_json("data", "show", own["id"], "--feedback", folder, code=1)  # another's
 
 
+def test_rows_are_edited(folder: Path) -> None:
+    first = run_json("data", "list", "--feedback", folder)["rows"][-1]["id"]
+    path = ("data", "edit", first, "--feedback", folder)
+    assert run_json(*path, "--verdict", "draft")["unusable"] == "draft"
+    assert [one["id"] for one in run_json("data", "list", "--drafts", "--feedback", folder)["rows"]] == [first]
+    edited = run_json(*path, "--corrected", "go on", "--split", "held_out", "--exclude")
+    assert (edited["verdict"], edited["corrected"], edited["split"]) == ("wrong", "go on", "held_out")
+    assert edited["unusable"] == "excluded"
+    assert "is changed" in run(*path, "--include", "--split", "auto", "--verdict", "right")
+    shown = run_json("data", "show", first, "--feedback", folder)
+    assert (shown["verdict"], shown["corrected"], shown["split"], shown["unusable"]) == ("right", None, None, None)
+    assert "Say what to change" in run(*path, code=1)
+    for words in (("--verdict", "maybe"), ("--split", "left"), ("--corrected", "a <audio>"), ("--wrong",)):
+        assert CliRunner().invoke(app, [*map(str, path), *words]).exit_code != 0
+    assert run_json("data", "show", first, "--feedback", folder) == shown
+    assert "two lists" in run("data", "list", "--wrong", "--drafts", "--feedback", folder, code=1)
+
+
 def test_without_a_folder_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OVERTONE_FEEDBACK", raising=False)

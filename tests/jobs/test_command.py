@@ -19,7 +19,7 @@ def test_the_trainer_knows_every_option(tmp_path: Path) -> None:
         name="x", preset="strong", epochs=0.5, allow=["few_samples"], learning_rate=1e-4, rank=4, alpha=3.5,
         lora_plus=16, dora=False, eva=True, include_audio_tower=True, batch_size=2, max_steps=7, patience=2,
         validation_share=0.2, prompt="What is it?\nSay.", task="-- a task", seed=5, weights="int4",
-        promote="not_worse",
+        promote="not_worse", start="base",
     )  # fmt: skip
     assert given.model_fields_set == Options.model_fields.keys() - {"method", "hidden", "check"}
     with store.draft() as identity:

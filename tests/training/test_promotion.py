@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
 
-from app.errors import NotFound
+from app.errors import BadRequest, NotFound
 from app.models.loading import LoadedModel
 from app.models.prompt import PromptRenderer
 from app.registry.adapter_files.manifest import read_manifest
@@ -165,3 +168,58 @@ def test_a_worse_version_is_kept_and_the_one_before_answers(
 def test_a_head_is_not_compared() -> None:
     with pytest.raises(ValueError, match="promote"):
         TrainOptions(data="x", name="x", method="head", promote="not_worse")
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "adapter_model.safetensors"))
+
+
+def test_training_goes_on_from_the_version_that_answers(
+    registry: LocalRegistry, adapter_folder: Path, train: Train, tmp_path: Path
+) -> None:
+    """Its rank and layers are kept; without a learning rate worth the name, so are its numbers."""
+    before = tensors_of(adapter_folder)
+    outcome, seen = train(start="current", max_steps=1, learning_rate=1e-12, keep="last")
+    assert outcome.adapter.version == 2
+    after = tensors_of(tmp_path / "registry" / "tones")
+    assert after.keys() == before.keys()
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key].float(), tensor.float(), atol=1e-6, rtol=0)
+    assert next(one for one in seen if one["event"] == "start")["start"] == "current"
+
+    outcome, _ = train(start="current", work="more", max_steps=3, keep="last")
+    assert outcome.adapter.version == 3
+    learned = tensors_of(tmp_path / "registry" / "tones")
+    assert any((learned[key] - after[key]).abs().max() > 1e-5 for key in after)
+
+
+def test_only_a_lora_that_answers_can_be_gone_on_from(
+    registry: LocalRegistry, train: Train, begin: Train, tmp_path: Path
+) -> None:
+    tower = make_adapter(random_model(), tmp_path / "tower", 4, target_modules=r".*audio_tower.*q_proj")
+    registry.publish(tower, "tower")
+    registry.publish(make_head(tmp_path / "kinds"), "kinds")
+    for name, words in (("tower", "cannot be trained on"), ("kinds", "No LoRA"), ("nobody", "No LoRA")):
+        with pytest.raises(BadRequest, match=words):
+            train(name=name, work=name, start="current", max_steps=1)
+    for asked in ({"rank": 4}, {"preset": "strong"}, {"method": "head"}):
+        with pytest.raises(ValueError, match="start=current"):
+            begin(start="current", **asked)
+
+
+def test_rows_of_another_data_set_are_added(begin: Train, tones: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    rows = [json.loads(line) for line in tones.read_text().splitlines()[:4]]
+    moved = []
+    for number, row in enumerate(rows):
+        samples, rate = soundfile.read(tones.parent / row["audio"])
+        soundfile.write(tmp_path / "more" / f"{number}.flac", 0.5 * samples, rate)
+        moved.append(json.dumps(row | {"audio": f"{number}.flac", "corrected": True}))
+    (tmp_path / "more" / "data.jsonl").write_text("\n".join(moved))
+    roots = (str(tones.parent), str(tmp_path / "more"))
+    alone, _ = begin(audio_roots=roots)
+    run, _ = begin(also=(str(tmp_path / "more" / "data.jsonl"),), audio_roots=roots)
+    both = [*run.data.train, *run.data.validation]
+    assert len(both) == len(alone.data.train) + len(alone.data.validation) + 4
+    assert sum(row.corrected for row in both) == 4
+    assert run.data.fingerprint != alone.data.fingerprint

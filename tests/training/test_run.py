@@ -19,12 +19,13 @@ from app.errors import BadRequest, DatasetError
 from app.models.loading import load
 from app.registry.adapter_files.manifest import read_manifest
 from tests.training.sources import read_events
-from training.cli import app
+from training.cli import app, work_folder
 from training.estimate import estimate
 from training.evaluation import verdict
 from training.events import TrainingFailed
 from training.prepare import DataRefused
 from training.run import Run
+from training.sample_data import write
 
 Train = Callable[..., Any]
 
@@ -202,6 +203,16 @@ def test_the_verdict_names_what_went_wrong() -> None:
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_writes_nothing_into_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`overtone train runs/tones --name tones`: the run's events would be read as data there."""
+    monkeypatch.chdir(tmp_path)
+    write(Path("runs/tones"), 4)
+    assert work_folder("runs/tones", "tones") == Path("runs/tones-run")
+    assert work_folder(str(tmp_path / "runs" / "tones"), "tones") == Path("runs/tones-run")
+    assert work_folder("runs/tones/data.jsonl", "tones") == Path("runs/tones")
+    assert work_folder("runs/tones", "line") == Path("runs/line")
 
 
 def test_the_command_line_says_what_is_wrong(tones: Path, model_folder: Path) -> None:

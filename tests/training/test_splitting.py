@@ -46,6 +46,16 @@ def test_share_and_seed():
     assert validation == [one for one in rows if one in validation], "rows keep their order"
 
 
+def test_rows_that_say_train_are_held_out_only_where_there_are_no_others():
+    rows = [row(str(number), own="train" if number < 15 else None) for number in range(20)]
+    validation = halves(rows)[1]
+    assert len(validation) == 2
+    assert {one.split for one in validation} == {None}
+    both = [row("a", own="train"), row("a", place="again"), row("b"), row("c")]
+    assert {keys(one) for one in halves(both, 0.5)[1]} <= {("b",), ("c",)}
+    assert len(halves([row(str(number), own="train") for number in range(20)])[1]) == 2
+
+
 def test_a_row_keeps_its_side_when_others_come():
     rows = [row(str(number)) for number in range(100)]
     before = set(halves(rows)[1])

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import soundfile
 from playwright import async_api as playwright
@@ -14,6 +15,7 @@ from playwright import async_api as playwright
 from tests.web.conftest import KEY, SPOKEN, Opened, Visit, until
 from tests.web.test_everyone import faults
 from tests.web.test_try import ask, choose, width
+from tests.web.test_views import FOLDER, encoded
 
 pytestmark = pytest.mark.slow
 PHONE = {"width": 390, "height": 844}
@@ -72,13 +74,13 @@ async def test_an_answer_is_corrected_and_its_row_edited_and_deleted(visit: Visi
         await row(opened).get_by_role("button", name="Save").click()
         await row(opened).get_by_test_id("row-corrected").filter(has_text="ten meters").wait_for()
 
-        filtered = page.get_by_label("Only where an adapter was wrong")
-        await filtered.check()
+        filtered = page.locator(".toolbar select")
+        await filtered.select_option("Where an adapter was wrong")
         await row(opened).get_by_role("button", name="Edit").click()
         await row(opened).get_by_role("radio", name="Right").check()
         await row(opened).get_by_role("button", name="Save").click()
         await row(opened).wait_for(state="detached")
-        await filtered.uncheck()
+        await filtered.select_option("All")
         await row(opened).get_by_text("right", exact=True).wait_for()
         assert await row(opened).get_by_test_id("row-corrected").count() == 0
 
@@ -89,7 +91,7 @@ async def test_an_answer_is_corrected_and_its_row_edited_and_deleted(visit: Visi
         await row(opened).wait_for(state="detached")
 
 
-async def test_rows_are_exported_and_trained_on(visit: Visit, tmp_path: Path) -> None:
+async def test_rows_are_exported_and_trained_on(visit: Visit, folder: Path, tmp_path: Path) -> None:
     async with visit("data") as opened:
         page = opened.page
         use = page.get_by_role("form", name="Use of the rows")
@@ -119,6 +121,27 @@ async def test_rows_are_exported_and_trained_on(visit: Visit, tmp_path: Path) ->
                 lines = [json.loads(line) for line in archive.read("data.jsonl").splitlines()]
             assert [line["response"] for line in lines] == ["go", "go"]
 
+            bodies: list[dict[str, object]] = []
+
+            async def refused(route: playwright.Route) -> None:
+                if route.request.method != "POST":
+                    await route.continue_()
+                    return
+                bodies.append(route.request.post_data_json)
+                await route.fulfill(status=409, json={"detail": "Not now.", "code": "conflict"})
+
+            await page.route("**/training/jobs", refused)
+            await use.get_by_text("Options").click()
+            await use.get_by_label("Train on these as well").select_option(f"server:{folder}/sets/tones/data.jsonl")
+            await use.get_by_label(re.compile("^Go on from command-json version 1")).check()
+            await use.get_by_role("button", name="Train on these").click()
+            await page.get_by_role("alert").wait_for()
+            opened.complaints.clear()  # the browser notes the status 409
+            beside = {"dataset": f"{folder}/sets/tones/data.jsonl", "start": "current"}
+            assert bodies == [{"name": "command-json", "from_feedback": "command-json"} | beside]
+            await page.unroute_all()
+            await use.get_by_label("Train on these as well").select_option("")
+
             await use.get_by_label("Name of the adapter").fill("from-data")
             await use.get_by_role("button", name="Train on these").click()
             await page.get_by_role("heading", name="Train", level=1).wait_for()
@@ -136,6 +159,71 @@ async def test_rows_are_exported_and_trained_on(visit: Visit, tmp_path: Path) ->
             await client.delete(f"/training/jobs/{job}?purge=true")
             for identity in identities:
                 (await client.delete(f"/feedback/{identity}")).raise_for_status()
+
+
+async def test_recordings_get_drafts_that_are_judged_checked_and_held_out(visit: Visit, tmp_path: Path) -> None:
+    """A folder is labelled; a draft becomes a row; base and adapter side by side; findings stand at their rows."""
+    (tmp_path / "takes").mkdir()
+    samples, rate = soundfile.read(SPOKEN)
+    for number in range(3):
+        soundfile.write(tmp_path / "takes" / f"take-{number}.flac", samples * (1 - 0.2 * number), rate)
+    noise = 0.3 * np.random.default_rng(0).standard_normal(2 * rate)
+    soundfile.write(tmp_path / "takes" / "hiss.flac", noise, rate)
+    (tmp_path / "takes" / "broken.flac").write_bytes(b"no recording")
+    (tmp_path / "takes" / "notes.txt").write_text("a note")
+    async with visit("data", viewport=PHONE) as opened:
+        page = opened.page
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=opened.url, headers=headers, trust_env=False) as client:
+            for other in (await client.get("/feedback")).raise_for_status().json()["rows"]:
+                (await client.delete(f"/feedback/{other['id']}")).raise_for_status()
+        form = page.get_by_role("form", name="New recordings")
+        await form.locator(".drop").evaluate(FOLDER, ["takes", encoded(tmp_path / "takes")])
+        await form.get_by_text("no recordings were left aside: 1").wait_for()
+        await form.get_by_text("Recordings: 5").wait_for()
+        await form.get_by_label("Prompt").fill(PROMPT)
+        assert not await faults(opened)
+        await form.get_by_role("button", name="Write drafts").click()
+        await form.get_by_text("Drafts written: 4").wait_for()
+        await form.get_by_role("alert").get_by_text("takes/broken.flac").wait_for()
+        opened.complaints.clear()  # the browser notes the status 415
+        await page.get_by_text("0 of 4 rows can be trained on").wait_for()
+        assert await width(opened) <= PHONE["width"]
+
+        await page.locator(".toolbar select").select_option("Drafts to be judged")
+        assert await row(opened).count() == 4
+        hiss = row(opened).filter(has_not_text="go forward")
+        assert await hiss.count() == 1
+        await hiss.get_by_role("button", name="Edit").click()
+        await hiss.get_by_role("radio", name="It should have been").check()
+        await hiss.get_by_label("Corrected text").fill("only noise")
+        await hiss.get_by_role("button", name="Save").click()
+        for left in (3, 2, 1):
+            await row(opened).get_by_role("button", name="It is right").first.click()
+            await page.get_by_text(f"1 to {left - 1} of {left - 1}" if left > 1 else "No row here").first.wait_for()
+        await page.locator(".toolbar select").select_option("All")
+        await page.get_by_text("4 of 4 rows can be trained on").wait_for()
+
+        spoken = row(opened).filter(has_text="go forward").first
+        await spoken.get_by_role("button", name="Base and adapter side by side").click()
+        sides = spoken.get_by_test_id("side")
+        await spoken.get_by_label("Base model and").select_option("command-json")
+        await sides.nth(1).filter(has_text="direction").wait_for()
+        assert await sides.nth(0).inner_text() == "go forward ten meters"
+        await sides.nth(1).locator("mark").first.wait_for()
+        assert await sides.nth(0).locator("mark").count() == 0
+        assert await width(opened) <= PHONE["width"]
+        await spoken.get_by_label("In training").select_option("held out")
+
+        await page.get_by_role("button", name="Check the data first").click()
+        found = hiss.get_by_role("group", name="Found by the data check")
+        await found.get_by_text("Only noise").wait_for(timeout=120_000)
+        assert await spoken.get_by_role("group", name="Found by the data check").count() == 0
+        await page.get_by_text("3 rows to train on, 1 held out").wait_for()
+        await page.reload()
+        await spoken.wait_for()
+        assert await spoken.get_by_label("In training").input_value() == "held_out"
+        assert not await faults(opened)
 
 
 async def test_answers_that_the_server_forgot_are_told_anew_with_their_recording(visit: Visit) -> None:

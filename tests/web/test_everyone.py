@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -92,6 +93,49 @@ async def test_a_phone_scrolls_in_one_direction(visit: Visit, locale: str) -> No
             await opened.page.locator(".view:visible .panel").first.wait_for()
             wide = await opened.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 360, view
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "zh-TW"])
+async def test_a_phone_scrolls_in_one_direction_with_recordings(visit: Visit, tmp_path: Path, locale: str) -> None:
+    """Each view in the dark with a real recording under a long name: its answer, its row, its comparison."""
+    clip = tmp_path / f"{'a-recording-with-a-long-name-' * 4}.flac"
+    clip.write_bytes(SPOKEN.read_bytes())
+    async with visit("try", viewport={"width": 390, "height": 844}, locale=locale, color_scheme="dark") as opened:
+        page = opened.page
+
+        async def check(view: str) -> None:
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 390, view
+            assert not await faults(opened), view
+
+        for view in ("try", "compare"):
+            await opened.go(view)
+            shown = page.locator(".view:visible")
+            await shown.locator("input[type=file]").set_input_files(clip)
+            await shown.locator("button.primary").first.click()
+            await shown.locator(".verdict").first.wait_for()
+            await shown.locator(".receipts").wait_for()
+            await check(view)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=opened.url, headers=headers, trust_env=False) as client:
+            files = {"audio": (clip.name, clip.read_bytes(), "audio/flac")}
+            fields = {"verdict": "wrong", "answer": "go " * 40, "corrected": "forward" * 30, "consent": "true"}
+            made = await client.post("/feedback", data=fields | {"prompt": "?"}, files=files)
+            await opened.go("data")
+            row = page.locator(".data-row").filter(has_text="forwardforward")
+            await row.locator(".offenders button").click()
+            await row.locator(".player").wait_for()
+            await row.locator("button[aria-expanded]").click()
+            await row.get_by_test_id("side").first.filter(has_text="go").wait_for()
+            await page.locator(".view:visible input[type=file]").first.set_input_files(clip)
+            await page.locator(".view:visible button.primary").nth(1).wait_for()
+            await check("data")
+            await client.delete(f"/feedback/{made.raise_for_status().json()['id']}")
+        for view in ("adapters", "train", "server"):
+            await opened.go(view)
+            await page.locator(".view:visible .panel").first.wait_for()
+            for summary in await page.locator(".view:visible summary").all():
+                await summary.click()
+            await check(view)
 
 
 async def test_words_do_not_move_what_is_around_them(visit: Visit) -> None:

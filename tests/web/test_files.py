@@ -1,5 +1,6 @@
 """The page's files, without a browser: small, in all languages, nothing from elsewhere, nothing inline."""
 
+import ast
 import contextlib
 import importlib
 import pkgutil
@@ -12,6 +13,7 @@ import pytest
 import app
 import training
 from app.api.routes.page import WEB
+from app.audio.report import DAMAGED
 from app.errors import OvertoneError
 from training.data.checks.findings import CODES
 
@@ -26,7 +28,7 @@ LANGUAGES = ("en", "zh", "zh-hant")
 def strings(language: str) -> dict[str, str]:
     """All words of a language; no key twice."""
     found: dict[str, str] = {}
-    for file in (f"{language}.js", f"{language}-problems.js"):
+    for file in (f"{language}.js", f"{language}-rows.js", f"{language}-problems.js"):
         pairs = STRING.findall((WEB / "js" / "strings" / file).read_text())
         lines = [line for line in (WEB / "js" / "strings" / file).read_text().splitlines() if line.startswith('  "')]
         assert len(pairs) == len(lines), f"{file}: a line is no string"
@@ -119,3 +121,40 @@ def test_what_others_wrote_comes_with_its_licence() -> None:
     vendor = WEB / "js" / "vendor"
     assert {path.name for path in vendor.glob("LICENSE*")} == {"LICENSE.preact", "LICENSE.htm"}
     assert "bare" in (vendor / "README.md").read_text()
+
+
+def test_sentences_that_the_page_translates_are_the_servers() -> None:
+    """Every pattern meets a sentence of the code, with a number in place of each value."""
+    text = (WEB / "js" / "problem-words.js").read_text()
+    patterns = re.findall(r'^  \[/(.+)/, "(reason[\w.-]+)"\],$', text, re.MULTILINE)
+    assert len(patterns) > 30
+    said = [f"{DAMAGED[:-1]}; 2.0 s are missing.", *_sentences()]
+    for pattern, key in patterns:
+        if key.removeprefix("reason.") not in COMPOSED:
+            assert any(re.search(pattern, sentence) for sentence in said), key
+
+
+COMPOSED = ("tensors", "shapes", "shape", "goes-on", "is-head", "is-tower")  # of sentences in several places
+
+
+def _sentences() -> Iterator[str]:
+    for package in (app, training):
+        for file in Path(package.__path__[0]).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(_piece(part) for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def _piece(part: ast.expr) -> str:
+    """A constant as it is; of a choice the last; a sample in place of any other value."""
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    assert isinstance(part, ast.FormattedValue)
+    if isinstance(part.value, ast.IfExp):
+        return _piece(part.value.orelse) if isinstance(part.value.orelse, ast.Constant) else "2"
+    if isinstance(part.value, ast.BinOp) and isinstance(part.value.left, ast.Constant):
+        return ""  # the s of a plural
+    percent = part.format_spec is not None and "%" in ast.unparse(part.format_spec)
+    return "'x'" if part.conversion == ord("r") else "2%" if percent else "2"

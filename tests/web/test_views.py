@@ -6,14 +6,18 @@ import re
 import shutil
 import zipfile
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from playwright import async_api as playwright
 
 from tests.web.conftest import KEY, ROOT, SPOKEN, Visit, until
+from tests.web.test_everyone import faults
 from training.sample_data import write
 
 pytestmark = pytest.mark.slow
@@ -361,6 +365,81 @@ async def test_an_adapter_is_trained_and_tried(visit: Visit, folder: Path) -> No
         await page.reload()
         await job.get_by_text("has been deleted since").wait_for()
         assert await job.get_by_text("is served").count() == 0
+
+
+def answering(**answer: Any) -> Callable[[playwright.Route], Awaitable[None]]:
+    """A handler that gives this answer to every request."""
+
+    async def answered(route: playwright.Route) -> None:
+        await route.fulfill(**answer)
+
+    return answered
+
+
+async def test_runs_are_laid_over_each_other(visit: Visit) -> None:
+    """Two jobs of the list, with their curves and figures in one chart and one table."""
+
+    def job(number: int, loss: float) -> dict[str, object]:
+        after = {"exact": 1 - loss, "exact_range": [0, 1]}
+        told = {
+            "events": 9, "last": "done", "started": {"steps": 2, "rows": {"train": 20, "validation": 4}},
+            "progress": {"step": 2, "steps": 2}, "adapter": {"name": "run", "version": number}, "problems": [],
+            "metrics": {"before": {"exact": 0.0}, "after": after, "judged_by": "exact", "loss": {"best": loss}},
+        }  # fmt: skip
+        options = {
+            "name": "run",
+            "method": "lora",
+            "preset": "seed",
+            "epochs": number,
+            "check": False,
+            "weights": "int8",
+        }
+        return {
+            "id": f"20261201-00000{number}-00000000", "name": "run", "state": "succeeded", "options": options,
+            "told": told,
+            "created": f"2026-12-01T00:00:0{number}Z", "dataset": "data.jsonl", "stopping": False, "position": None,
+        }  # fmt: skip
+
+    jobs = [job(2, 0.25), job(1, 0.75)]
+    async with visit("try") as opened:
+        page = opened.page
+        await page.route("**/training/jobs", lambda route: route.fulfill(json={"jobs": jobs}))
+        for one, losses in zip(jobs, ((4.0, 1.0, 0.25), (4.0, 0.75)), strict=True):
+            steps = [
+                f"event: eval\ndata: {json.dumps({'step': at, 'loss': loss})}" for at, loss in enumerate(losses, 1)
+            ]
+            end = f"event: end\ndata: {json.dumps(one)}"
+            stream = "\n\n".join([*steps, end, ""])
+            await page.route(f"**/training/jobs/{one['id']}", answering(json=one))
+            told_events = answering(body=stream, content_type="text/event-stream")
+            await page.route(f"**/training/jobs/{one['id']}/events", told_events)
+        await opened.go("train")
+        ticks = page.get_by_role("checkbox", name=re.compile("^Lay run of .* over others"))
+        await ticks.first.check()
+        runs = page.get_by_role("region", name="Runs over each other")
+        assert await runs.count() == 0, "one run alone has its own panel"
+        await ticks.nth(1).check()
+        lines = [runs.locator(f".curve.run-{number}") for number in (1, 2)]
+
+        async def drawn() -> bool:
+            points = [await line.get_attribute("points") or "" for line in lines]
+            return [len(text.split()) for text in points] == [3, 2]
+
+        await until(drawn)
+        table = runs.get_by_role("row")
+        words = [await table.nth(number).inner_text() for number in (1, 2)]
+        assert "run v2" in words[0]
+        assert "0.25" in words[0]
+        assert "0.0 % → 75.0 %" in words[0]
+        assert "20 + 4" in words[0]
+        assert "Epochs 1" in words[1]
+        assert "int8" in words[1]
+        assert not await faults(opened)
+        await page.set_viewport_size({"width": 390, "height": 844})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+        await ticks.first.uncheck()
+        await runs.wait_for(state="detached")
+        await page.unroute_all()
 
 
 async def test_the_server_tells_how_it_stands(visit: Visit) -> None:

@@ -29,9 +29,10 @@ def split(
 ) -> tuple[list[Row], list[Row]]:
     """Training rows and validation rows.
 
-    Rows that say `validation` are the validation; without any, those that say `test`; without both, ``fraction``
-    of the distinct audio. ``key_of`` gives the hashes of a row's recordings: rows that share one stay on one side.
-    Of each label something stays to train on, where that is possible. Test rows are never trained on.
+    Rows that say `validation` are the validation; without any, those that say `test`; without both, ``fraction`` of
+    the distinct audio, of rows that do not say `train` where there are such. ``key_of`` gives the hashes of a row's
+    recordings: rows that share one stay on one side. Of each label something stays to train on, where that is
+    possible. Test rows are never trained on.
     Raises DatasetError when nothing is left to train on.
     """
     held = {row.split for row in rows if row.split in ("validation", "test")}
@@ -58,8 +59,9 @@ def _share(
 ) -> tuple[list[Row], list[Row]]:
     groups = _groups(rows, key_of)
     # by hash, so that a row keeps its side when others come and go
-    order = sorted(groups, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
-    count = min(max(1, round(fraction * len(order))), len(order) - 1)
+    free = [name for name in groups if all(rows[index].split != "train" for index in groups[name])]
+    order = sorted(free or groups, key=lambda name: sha256(f"{seed}:{name}".encode()).digest())
+    count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
     left = Counter(row.label for row in rows)
     taken: set[str] = set()
     for name in order:

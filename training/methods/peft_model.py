@@ -1,14 +1,17 @@
 """The base model with what is to be trained put around it by PEFT, and taken off again."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.models.layout import PROJECTOR, PROJECTOR_NAME, projector
+from app.errors import BadRequest
+from app.models.layout import AUDIO_TOWER, PROJECTOR, PROJECTOR_NAME, projector
 from app.models.loading import LoadedModel, combine_checksums, weight_checksums
+from app.registry.adapter_files.plain_peft import PlainAdapter, wrap
 from training.events import TrainingFailed
 from training.options import TrainOptions
 
@@ -16,22 +19,18 @@ EVA_PASSES = 8
 
 
 class Adapted:
-    """A PEFT model whose trainable parameters are float32, whatever the base's dtype."""
+    """A PEFT model whose trainable parameters are float32, whatever the base's dtype.
 
-    def __init__(self, loaded: LoadedModel, options: TrainOptions) -> None:
-        from peft import LoraConfig, get_peft_model
+    ``start``: the LoRA adapter that training goes on from; None: a new one.
+    """
+
+    def __init__(self, loaded: LoadedModel, options: TrainOptions, start: PlainAdapter | None = None) -> None:
         from peft.tuners.lora import LoraLayer
 
         self.loaded = loaded
         self.before = combine_checksums(weight_checksums(loaded.model))
         self._options = options
-        if options.method == "projector":
-            # PEFT wants one LoRA layer at least; this one stays zero and frozen beside the trained projector
-            targets, saved = loaded.family.targets.placeholder, [PROJECTOR_NAME]
-            config = LoraConfig(r=1, target_modules=targets, modules_to_save=saved, task_type="CAUSAL_LM")
-        else:
-            config = LoraConfig(**options.lora(loaded.family.targets))
-        self.peft: Any = get_peft_model(loaded.model, config, low_cpu_mem_usage=options.eva)
+        self.peft: Any = self._new() if start is None else self._going_on(start)
         for path, parameter in self.peft.named_parameters():
             if options.method == "projector":
                 parameter.requires_grad_(f"{PROJECTOR_NAME}.modules_to_save" in path)
@@ -40,6 +39,33 @@ class Adapted:
         for module in self.peft.modules():
             if isinstance(module, LoraLayer):
                 module.cast_input_dtype_enabled = False  # the forward pass runs under autocast
+
+    def _new(self) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        loaded, options = self.loaded, self._options
+        if options.method == "projector":
+            # PEFT wants one LoRA layer at least; this one stays zero and frozen beside the trained projector
+            targets, saved = loaded.family.targets.placeholder, [PROJECTOR_NAME]
+            config = LoraConfig(r=1, target_modules=targets, modules_to_save=saved, task_type="CAUSAL_LM")
+        else:
+            config = LoraConfig(**options.lora(loaded.family.targets))
+        return get_peft_model(loaded.model, config, low_cpu_mem_usage=options.eva)
+
+    def _going_on(self, start: PlainAdapter) -> Any:
+        """The adapter around the model, to be trained on. Raises BadRequest for one that is more than LoRA."""
+        other = [key for key in start.tensors if ".lora_" not in key]
+        if start.peft_type != "LORA" or other or any(AUDIO_TOWER in path for path in start.paths):
+            raise BadRequest(
+                f"{self._options.name!r} cannot be trained on: start=current goes on from LoRA on the language model "
+                "or the projector alone. Leave start out to train a new one."
+            )
+        fields = {**start.config, "lora_dropout": self._options.dropout}
+        peft = wrap(self.loaded.model, replace(start, config=fields), name="default")
+        peft.peft_config["default"].task_type = "CAUSAL_LM"
+        for path, parameter in peft.named_parameters():
+            parameter.requires_grad_(".lora_" in path)
+        return peft
 
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:

@@ -54,6 +54,11 @@ class ResponseWriter:
             overtone=details,
         )
 
+    @property
+    def id(self) -> str:
+        """The answer's."""
+        return self._response.id
+
     def whole(self, done: Done) -> ResponseObject:
         """The answer in one piece."""
         self.feed(done.text)

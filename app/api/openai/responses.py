@@ -1,6 +1,6 @@
 """`POST /v1/responses`: a conversation as newer clients of OpenAI's send it. Nothing is stored."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,12 +12,13 @@ from app.api.openai.asking import Asked, ask
 from app.api.openai.call_reader import reader_of
 from app.api.openai.errors import documented
 from app.api.openai.response_writer import Event, ResponseWriter
+from app.api.remembering import Memory
 from app.api.schemas.openai.details import details_of, headers
 from app.api.schemas.openai.response_answer import ResponseObject
 from app.api.schemas.openai.response_request import ResponseRequest
 from app.api.sse import event, event_stream
 from app.api.streaming import Generation
-from app.engine.request import Token
+from app.engine.request import Done, Token
 from app.errors import OvertoneError
 
 router = APIRouter(route_class=SheddingRoute, tags=["openai"])
@@ -54,17 +55,23 @@ async def create_response(
     details = details_of(audio, [*body.notices, *unseen])
     response.headers.update(headers(details))
     writer = ResponseWriter(body, reader_of(body.plan), details)
+    memory = await Memory.of(state, service, audio.uploads)
+    ids = (http.state.request_id, writer.id)
     if body.stream:
-        return event_stream(_events(generation, writer), headers=headers(details))
+        events = _events(generation, writer, lambda done: memory.keep(generation, done, audio, *ids))
+        return event_stream(events, headers=headers(details))
     (done,) = await results(http, generation.done())
+    memory.keep(generation, done, audio, *ids)
     return writer.whole(done)
 
 
-async def _events(generation: Generation, writer: ResponseWriter) -> AsyncIterator[str]:
+async def _events(generation: Generation, writer: ResponseWriter, at_end: Callable[[Done], None]) -> AsyncIterator[str]:
     for one in writer.begin():
         yield _sent(one)
     try:
         async for said in generation.events():
+            if isinstance(said, Done):
+                at_end(said)
             for one in writer.feed(said.text) if isinstance(said, Token) else writer.end(said):
                 yield _sent(one)
     except OvertoneError as error:

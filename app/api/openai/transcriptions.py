@@ -4,7 +4,7 @@ All windows of a recording are submitted at once and share a batch; their texts 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
@@ -19,10 +19,12 @@ from app.api.openai.joining import join
 from app.api.openai.models import resolve_model
 from app.api.openai.subtitles import srt, vtt
 from app.api.openai.windows import Transcript, Window, joined_deltas, segments_of, times_of
+from app.api.remembering import Memory
 from app.api.schemas.openai.details import OvertoneDetails, details_of, headers
 from app.api.schemas.openai.transcription_request import TranscriptionForm, TranslationForm
 from app.api.schemas.openai.transcription_response import (
     DurationUsage,
+    Segment,
     Transcription,
     VerboseTranscription,
     usage_of,
@@ -94,21 +96,28 @@ async def _text_of(
         seconds = service.features.seconds(clip)
         asked = form.generation_input(clip, seconds, audio.decoding_seconds, adapters)
         windows.append(Window(start, end, overlaps, await submitter.submit(asked)))
+    memory = await Memory.of(state, service, audio.uploads)
+
+    def keep(text: str) -> None:
+        if windows:
+            memory.keep_transcript(windows[0].generation, text, audio, http.state.request_id)
+
     if form.stream:
-        return event_stream(_events(windows, details), headers=headers(details))
+        return event_stream(_events(windows, details, keep), headers=headers(details))
     transcripts = await results(http, *(window.generation.all() for window in windows))
-    return _answer(form, audio, details, windows, transcripts)
+    segments = segments_of(windows, transcripts, form.temperature)
+    keep(join(segment.text for segment in segments))
+    return _answer(form, audio, details, segments, transcripts)
 
 
 def _answer(
     form: TranscriptionForm,
     audio: DecodedAudio,
     details: OvertoneDetails | None,
-    windows: Sequence[Window],
+    segments: list[Segment],
     transcripts: Sequence[Transcript],
 ) -> Response:
     own = headers(details)
-    segments = segments_of(windows, transcripts, form.temperature)
     text = join(segment.text for segment in segments)
     if form.response_format == "text":
         return PlainTextResponse(f"{text}\n", headers=own)
@@ -133,7 +142,9 @@ def _answer(
     return JSONResponse(verbose.model_dump(), headers=own)
 
 
-async def _events(windows: Sequence[Window], details: OvertoneDetails | None) -> AsyncIterator[str]:
+async def _events(
+    windows: Sequence[Window], details: OvertoneDetails | None, at_end: Callable[[str], None]
+) -> AsyncIterator[str]:
     """The windows in order, while the later ones are already being transcribed; deltas add up to the text of `done`."""
     ends: list[Done] = []
     text = ""
@@ -142,6 +153,7 @@ async def _events(windows: Sequence[Window], details: OvertoneDetails | None) ->
             text += delta
             yield message({"type": "transcript.text.delta", "delta": delta})
         beside = {"overtone": details.model_dump()} if details else {}
+        at_end(text)
         usage = usage_of(ends).model_dump()
         yield message({"type": "transcript.text.done", "text": text, "usage": usage, **beside})
     except OvertoneError as error:

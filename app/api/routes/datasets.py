@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,11 +77,11 @@ def _reported(job: Job, name: str, roots: Sequence[Path]) -> Path:
     """
     report = (job.told.gate or {}).get("report", {})
     named = {one for finding in report.get("findings", []) for one in finding.get("recordings", [])}
-    source = Path(job.dataset).resolve()
-    folder = source if source.is_dir() else source.parent
-    allowed = [folder, *(root.resolve() for root in roots)]
+    sources = [Path(source).resolve() for source in (job.dataset, job.also) if source]
+    folders = [source if source.is_dir() else source.parent for source in sources]
+    allowed = [*folders, *(root.resolve() for root in roots)]
     # in a folder of splits, names are relative to the split's own, which may lie some levels down
-    for place in _folders(folder) if name in named else ():
+    for place in chain.from_iterable(map(_folders, folders)) if name in named else ():
         file = (place / name).resolve()
         if any(file.is_relative_to(root) for root in allowed) and file.is_file():
             return file

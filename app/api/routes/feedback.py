@@ -73,7 +73,7 @@ async def give_feedback(request: Request, feedback: Feedback, service: Ready, st
 async def list_feedback(
     feedback: Feedback,
     state: State,
-    verdict: Annotated[Verdict | None, Query(description="right or wrong")] = None,
+    verdict: Annotated[Verdict | None, Query(description="right, wrong or draft")] = None,
     adapter: Annotated[str | None, Query(max_length=2000, description="that answered; `base` is one")] = None,
     adapted: Annotated[bool | None, Query(description="true: an adapter answered; false: the base model")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="rows at most")] = 100,
@@ -137,15 +137,11 @@ async def get_feedback(id: Identity, feedback: Feedback, state: State) -> RowVie
 
 @router.post("/feedback/{id}", responses=documented(400, 401, 403, 404, 422, 507))
 async def change_feedback(id: Identity, change: RowChange, feedback: Feedback, state: State) -> RowView:
-    """Change verdict or corrected text, or exclude the row.
+    """Change verdict or corrected text, exclude the row, or choose the side that it is on in training.
 
     `curl localhost:8000/feedback/20261130-174500-1f2e3d4c5b --json '{"corrected": "go forward", "excluded": false}'`
     """
     fields = change.model_dump(exclude_none=True)
-    if "corrected" in fields:
-        fields["verdict"] = "wrong"
-    elif fields.get("verdict") == "right":
-        fields["corrected"] = None
     return view_of(await _on_thread(state, feedback, lambda: feedback.change(id, **fields)))
 
 
@@ -253,6 +249,7 @@ def _row(form: FeedbackForm, known: AnsweredRequest, uploads: tuple[Upload, ...]
         corrected=form.corrected,
         consent=form.consent,
         remembered=remembered,
+        split=None if form.split == "auto" else form.split,
         recordings=[upload.ref(kept=form.consent) for upload in uploads],
     )
 

@@ -1,6 +1,6 @@
 """Feedback as clients send and read it."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,9 +22,12 @@ class RowChange(KnownFields):
     model_config = example({"corrected": "go forward ten meters"})
     hints: ClassVar[dict[str, str]] = {"correction": "corrected", "text": "corrected", "rating": "verdict"}
 
-    verdict: Verdict | None = Field(None, description="right or wrong")
+    verdict: Verdict | None = Field(None, description="right, wrong or draft")
     corrected: Words | None = Field(None, description="what the answer should have been")
     excluded: bool | None = Field(None, description="true: leave the row out of exports and training")
+    split: Literal["auto", "train", "held_out"] | None = Field(
+        None, description="the side that the row is on in training; auto: by chance"
+    )
 
     @field_validator("corrected")
     @classmethod
@@ -37,6 +40,8 @@ class RowChange(KnownFields):
     def _agree(self) -> "RowChange":
         if self.verdict == "right" and self.corrected:
             raise InvalidFields("An answer that is right needs no corrected text.", ["verdict", "corrected"])
+        if self.verdict == "draft" and self.corrected:
+            raise InvalidFields("An answer that was corrected is no draft; leave `verdict` out.", ["verdict"])
         return self
 
 
@@ -45,7 +50,7 @@ class FeedbackFields(RowChange):
 
     hints: ClassVar[dict[str, str]] = RowChange.hints | {"id": "request_id", "file": "audio"}
 
-    verdict: Verdict = Field(description="right or wrong")
+    verdict: Verdict = Field(description="right or wrong; draft: the answer is kept to be judged later")
     request_id: str | None = Field(
         None, max_length=200, description="the answer's `id`, or its X-Request-Id", examples=["req-5f0c6a1d"]
     )

@@ -17,7 +17,7 @@ from app.api.schemas.fields import KnownFields, example
 from app.errors import BadRequest
 from app.feedback.tenant_view import TenantFeedback
 from app.jobs.dataset import allowed_dataset, unpack_dataset
-from app.jobs.job import Job, Options, Promotion, Word
+from app.jobs.job import Job, Options, Promotion, Start, Word
 from app.jobs.tenant_view import TenantJobs
 from app.registry.adapter_files.manifest import Method
 from app.registry.archive_reader import ArchiveLimits
@@ -71,6 +71,11 @@ class JobFields(KnownFields):
         "corrected rows, and kept without being served where it is worse; always: it is served. Default: not_worse for "
         "`from_feedback`, else always",
     )
+    start: Start | None = Field(
+        None,
+        description="current: training goes on from the LoRA adapter that answers under the name now; "
+        "base (the default): a new one",
+    )
     dry_run: bool = Field(
         False, description="only judge the data and estimate a run, as `overtone train --dry-run` does"
     )
@@ -114,15 +119,16 @@ class NewJob(JobFields):
 
     from_feedback: bool | Annotated[str, Field(max_length=2000)] | None = Field(
         None,
-        description="in place of `dataset`: your rows of feedback that can be trained on; true: all; or the name of "
-        "the adapter (or `base`) that answered",
+        description="in place of `dataset`, or beside it or `from_job`: your rows of feedback that can be trained on; "
+        "true: all; or the name of the adapter (or `base`) that answered",
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> "NewJob":
-        sources = [self.dataset, self.from_job, self.from_feedback or None]
-        if sum(source is not None for source in sources) != 1:
-            raise InvalidFields("Name one of `dataset`, `from_job` and `from_feedback`.", ["dataset", "from_job"])
+        others = sum(source is not None for source in (self.dataset, self.from_job))
+        if others > 1 or not (others or self.from_feedback):
+            words = "Name one of `dataset`, `from_job` and `from_feedback`; the last may stand beside another."
+            raise InvalidFields(words, ["dataset", "from_job"])
         if self.from_feedback and self.method == "head":
             raise InvalidFields("Feedback corrects answers in words, and a head gives none.", ["method"])
         return self
@@ -176,7 +182,7 @@ async def receive(
     kind, _ = media_type(request.headers)
     if kind == "application/json":
         body = object_of(await read_json(request, field="file", most_bytes=MAX_JSON) or {})
-        if not body.get("from_feedback"):
+        if body.get("dataset") or not (body.get("from_feedback") or body.get("from_job")):
             jobs.caller.check_sources()
         return await to_thread.run_sync(_from_json, body, jobs, settings, feedback, limiter=threads)
     if kind != MULTIPART:
@@ -196,24 +202,20 @@ def _from_json(
     except ValidationError as error:
         raise invalid_fields(error) from None
     options = wanted.options()
-    if wanted.from_feedback:
-        return _from_feedback(wanted.from_feedback, options, jobs, feedback())
     source = jobs.get(wanted.from_job) if wanted.from_job is not None else None
     named = wanted.dataset or (source.dataset if source else "")
+    of, own = wanted.from_feedback, feedback() if wanted.from_feedback else None
+    # beside another data set, one row is enough
+    rows = own.usable(None if of is True else str(of), 1 if named else 2) if own else []
     jobs.check_quota()
     jobs.check_memory()
     with jobs.store.draft() as identity:
+        if own and not named:
+            return jobs.submit(identity, options, str(own.write_folder(rows, jobs.store.data(identity))))
         shared = jobs.store.link_data(source, identity) if source else None
-        return jobs.submit(identity, options, shared or str(allowed_dataset(named, settings.dataset_roots)))
-
-
-def _from_feedback(of: bool | str, options: Options, jobs: TenantJobs, feedback: TenantFeedback) -> Job:
-    """A job on a copy of the caller's rows: what is corrected or deleted later does not change it."""
-    rows = feedback.usable(None if of is True else str(of))
-    jobs.check_quota()
-    jobs.check_memory()
-    with jobs.store.draft() as identity:
-        return jobs.submit(identity, options, str(feedback.write_folder(rows, jobs.store.data(identity))))
+        data = shared or str(allowed_dataset(named, settings.dataset_roots))
+        also = str(own.write_folder(rows, jobs.store.feedback(identity))) if own else None
+        return jobs.submit(identity, options, data, also)
 
 
 def _from_form(form: FormData, jobs: TenantJobs, settings: Settings) -> Job:

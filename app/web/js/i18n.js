@@ -1,14 +1,17 @@
 /** Words in the visitor's language. */
 import { createStore, remember, remembered } from "./store.js";
 import enProblems from "./strings/en-problems.js";
+import enRows from "./strings/en-rows.js";
 import en from "./strings/en.js";
 import zhHantProblems from "./strings/zh-hant-problems.js";
+import zhHantRows from "./strings/zh-hant-rows.js";
 import zhHant from "./strings/zh-hant.js";
 import zhProblems from "./strings/zh-problems.js";
+import zhRows from "./strings/zh-rows.js";
 import zh from "./strings/zh.js";
 
 /** @type {Record<string, Record<string, string>>} */
-const LANGUAGES = { en: { ...en, ...enProblems }, zh: { ...zh, ...zhProblems }, "zh-hant": { ...zhHant, ...zhHantProblems } };
+const LANGUAGES = { en: { ...en, ...enRows, ...enProblems }, zh: { ...zh, ...zhRows, ...zhProblems }, "zh-hant": { ...zhHant, ...zhHantRows, ...zhHantProblems } };
 /** What each is called in itself. */
 export const NAMES = { en: "English", zh: "简体中文", "zh-hant": "繁體中文" };
 /** For `lang` and for numbers. */

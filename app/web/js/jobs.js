@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from "./ui.js";
 const REDRAW_MS = 150; // a fast run tells hundreds of steps a second
 const AGAIN_MS = 1500; // before a stream that broke off is taken up
 
-/** @typedef {{kind: "upload", file: File} | {kind: "server", path: string} | {kind: "job", id: string} | {kind: "feedback", adapter: string}} Source  ``adapter``: whose answers, empty for anyone's */
+/** @typedef {{kind: "upload", file: File} | {kind: "server", path: string} | {kind: "job", id: string} | {kind: "feedback", adapter: string, beside?: Source | null}} Source  ``adapter``: whose answers, empty for anyone's; ``beside``: more rows */
 
 /**
  * Ask for a job.
@@ -19,13 +19,19 @@ const AGAIN_MS = 1500; // before a stream that broke off is taken up
 export function submit(source, options, onProgress, signal) {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== "" && value?.length !== 0));
   if (source.kind !== "upload") {
-    const place = source.kind === "server" ? { dataset: source.path } : source.kind === "job" ? { from_job: source.id } : { from_feedback: source.adapter || true };
-    return fetchJson("/training/jobs", { json: { ...given, ...place }, signal });
+    return fetchJson("/training/jobs", { json: { ...given, ...placeOf(source) }, signal });
   }
   const form = new FormData();
   for (const [name, value] of Object.entries(given)) form.append(name, String(value));
   form.append("file", source.file, source.file.name);
   return upload("/training/jobs", form, onProgress, signal);
+}
+
+/** Where rows are that the server has. @param {Source} source @returns {Record<string, unknown>} */
+function placeOf(source) {
+  if (source.kind === "server") return { dataset: source.path };
+  if (source.kind === "job") return { from_job: source.id };
+  return source.kind === "feedback" ? { from_feedback: source.adapter || true, ...(source.beside ? placeOf(source.beside) : {}) } : {};
 }
 
 /** @param {string} id */
@@ -67,6 +73,30 @@ export function useJob(id, round = 0) {
   return watched.current;
 }
 
+/**
+ * Several jobs as they go on, by id.
+ * @param {string[]} ids
+ * @returns {Map<string, Watched>}
+ */
+export function useJobs(ids) {
+  const [, again] = useState(0);
+  const all = useRef(/** @type {Map<string, Watched & {stop: AbortController}>} */ (new Map()));
+  const key = ids.join();
+  useEffect(() => {
+    for (const [id, { stop }] of all.current) if (!ids.includes(id)) { stop.abort(); all.current.delete(id); }
+    let due = 0;
+    const redraw = () => { due ||= window.setTimeout(() => { due = 0; again((count) => count + 1); }, REDRAW_MS); };
+    for (const id of ids) {
+      if (all.current.has(id)) continue;
+      const one = { ...nothing(), stop: new AbortController() };
+      all.current.set(id, one);
+      watch(id, one, redraw, one.stop.signal);
+    }
+  }, [key]);
+  useEffect(() => () => { for (const { stop } of all.current.values()) stop.abort(); }, []);
+  return all.current;
+}
+
 /** @returns {Watched} */
 const nothing = () => ({ job: null, steps: [], evaluations: [], error: null });
 
@@ -100,7 +130,7 @@ function take(watched, kind, data) {
   const { job } = watched;
   const told = { ...job.told };
   if (kind === "end") watched.job = data;
-  else if (kind === "gate") watched.job = { ...job, told: { ...told, gate: data } };
+  else if (kind === "gate") watched.job = { ...job, state: "running", told: { ...told, gate: data } };
   else if (kind === "exam") watched.job = { ...job, told: { ...told, exam: data } };
   else if (kind === "checked") watched.job = { ...job, told: { ...told, estimate: data.estimate } };
   else if (kind === "start") {

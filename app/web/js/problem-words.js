@@ -28,9 +28,41 @@ const REASONS = /** @type {[RegExp, string][]} */ ([
   [/^(.*): NaN or infinite values$/, "reason.infinite"],
 ]);
 
+/** Sentences of receipts, of the data check and of warnings; in English they are the server's own. */
+const SENTENCES = /** @type {[RegExp, string][]} */ ([
+  [/^The file seems cut off; what is there was used\.$/, "reason.cut-off"],
+  [/^The file is damaged; what could be read of it was used\.$/, "reason.damaged"],
+  [/^The file is damaged; what could be read of it was used; ([\d.]+) s are missing\.$/, "reason.seconds-missing"],
+  [/^([\d.]+) s of the file could not be decoded/, "reason.undecoded"],
+  [/^The file holds bytes that belong to no recording/, "reason.other-bytes"],
+  [/^([\d,]+) bytes inside the file belong to no recording/, "reason.inner-bytes"],
+  [/^Another (\S+) recording.* follows the first one/, "reason.another"],
+  [/^The file goes on after the end of the recording: ([\d,]+) bytes/, "reason.goes-on"],
+  [/^The file holds (\d+) audio tracks; track (\d+)/, "reason.tracks"],
+  [/^Channels are out of phase.*channels? (.+) of (\d+) w/, "reason.phase"],
+  [/^Channels? (.+) of (\d+) (?:is|are) silent/, "reason.silent-channel"],
+  [/^The float samples are (\d+)-bit integers/, "reason.unscaled"],
+  [/^The float samples run to ([\d.,e+]+), where/, "reason.too-large"],
+  [/^The samples had an offset \(DC\) of ([-\d.]+)/, "reason.offset"],
+  [/^The recording is silent\.$/, "reason.silent"],
+  [/^The recording is very quiet \((-?\d+) dBFS/, "reason.quiet"],
+  [/^([\d.]+%) of the samples are clipped/, "reason.clipped"],
+  [/^Padded with silence from ([\d.]+) s to ([\d.]+) s/, "reason.padded"],
+  [/^its configuration names the base ('.*'), served here is ('.*')$/, "reason.named-base"],
+  [/^its configuration has (.*), which PEFT [\d.]+ does not know: left aside$/, "reason.unknown-fields"],
+  [/^it was trained over (.*) weights of its base and is served over (.*) ones:/, "reason.weights"],
+  [/^target_modules names (\d+) layers that (\S+) has no tensors for/, "reason.no-tensors"],
+  [/^(.*) name the part of its recording that a row means$/, "reason.part"],
+  [/^(\S+): columns as (\S+) names them/, "reason.columns"],
+  [/^rows without a split are in that of the folder/, "reason.folders"],
+  [/^the current version could not be asked: it is a classification head/, "reason.is-head"],
+  [/^the current version could not be asked: it changes the audio tower/, "reason.is-tower"],
+]);
+
 /** A reason in the page's language where its words are known. @param {string} reason @returns {{words: string, lang?: string}} */
 export function reasonIn(reason) {
-  for (const [pattern, key] of REASONS) {
+  if (language.get() === "en" && SENTENCES.some(([pattern]) => pattern.test(reason))) return { words: reason };
+  for (const [pattern, key] of [...REASONS, ...SENTENCES]) {
     const found = pattern.exec(reason);
     if (found) return { words: t(key, Object.fromEntries(found.entries())) };
   }

@@ -7,6 +7,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning"]
 Values = dict[str, str | int | float]
 EXAMPLES = 5  # places that a finding names
+RECORDINGS = 50  # recordings that it names
 
 # Every code, and what it means
 CODES: Mapping[str, str] = {
@@ -34,7 +35,8 @@ CODES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """``examples``: places such as `data.jsonl:17`, the first few; ``recordings``: theirs, as the data names them.
+    """``examples``: places such as `data.jsonl:17`, the first few. ``recordings``: the first `RECORDINGS`, in the same
+    order, as the data names them.
 
     ``final``: training could not even run. ``values``: what the message says besides code and count, for other
     languages.

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from app.audio.decode import Limits
-from training.data.checks.findings import CODES, EXAMPLES, Finding, GateReport, Severity, SplitUse, Values
+from training.data.checks.findings import CODES, EXAMPLES, RECORDINGS, Finding, GateReport, Severity, SplitUse, Values
 from training.data.checks.row_checks import check_rows
 from training.data.checks.sound_checks import (
     CLIPPED_SHARE,
@@ -92,9 +92,8 @@ def _sounds(
     """Findings about recordings."""
     broken = {sound: reason for sound in places if isinstance(reason := measured[sound], str)}
     if broken:
-        some = list(broken)[:EXAMPLES]
-        examples = [f"{places[sound]}: {broken[sound]}" for sound in some]
-        names = [sound.name for sound in some]
+        examples = [f"{places[sound]}: {broken[sound]}" for sound in list(broken)[:EXAMPLES]]
+        names = [sound.name for sound in list(broken)[:RECORDINGS]]
         yield Finding("unreadable", "error", len(broken), "recordings cannot be read", examples, True, names)
     long_words = "each is cut in its pauses" if long_audio == "split" else "shorten them"
     values: dict[str, Values] = {"too_long": {"seconds": window}}
@@ -143,9 +142,8 @@ def _about(
 ) -> Iterator[Finding]:
     """A finding over recordings; nothing without any."""
     if sounds:
-        some = sounds[:EXAMPLES]
-        names = [sound.name for sound in some]
-        told = [places[sound] for sound in some]
+        names = [sound.name for sound in sounds[:RECORDINGS]]
+        told = [places[sound] for sound in sounds[:EXAMPLES]]
         yield Finding(code, severity, len(sounds), message, told, recordings=names, values=values or {})
 
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from training.data.checks.findings import EXAMPLES, Finding, Severity, Values
+from training.data.checks.findings import EXAMPLES, RECORDINGS, Finding, Severity, Values
 from training.data.rows import Row
 from training.options import Method
 
@@ -24,9 +24,8 @@ def found(
 ) -> Iterator[Finding]:
     """A finding over rows; nothing without any."""
     if rows:
-        some = rows[:EXAMPLES]
-        names = dict.fromkeys(sound.name for row in some for sound in row.sounds)
-        places = [row.place for row in some]
+        names = dict.fromkeys(sound.name for row in rows[:RECORDINGS] for sound in row.sounds)
+        places = [row.place for row in rows[:EXAMPLES]]
         yield Finding(code, severity, len(rows), message, places, final, list(names), values or {})
 
 

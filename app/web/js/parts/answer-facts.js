@@ -1,6 +1,7 @@
 /** What an answer tells besides its words: speed, where the time went, what was heard. */
 import * as format from "../format.js";
 import { known, t } from "../i18n.js";
+import { reasonIn } from "../problem-words.js";
 import { html } from "../ui.js";
 import { Badge } from "./basics.js";
 
@@ -57,7 +58,7 @@ export const Receipts = ({ receipts, names }) => html`
       ${one.skipped_seconds > 0 && html`<${Badge}>${t("receipt.skipped", { seconds: format.number(one.skipped_seconds, 1) })}<//>`}
       ${one.clipped > 0.001 && html`<${Badge} kind="warn">${t("receipt.clipped", { share: format.percent(one.clipped) })}<//>`}
       ${one.silent && html`<${Badge} kind="warn">${t("receipt.silent")}<//>`}
-      ${one.warnings.map((warning) => html`<p class="warning">${warning}</p>`)}
+      ${one.warnings.map((/** @type {string} */ warning) => { const { words, lang } = reasonIn(warning); return html`<p class="warning" lang=${lang}>${words}</p>`; })}
     </li>`)}</ul>`;
 
 /** Probabilities of a head, likeliest first. @param {{results: any[], names: string[]}} props */

@@ -24,28 +24,43 @@ function packed(files) {
   return tarOf(files, `${folder}.tar`);
 }
 
-/** @param {{source: Source | null, jobs: any[], shown: boolean, disabled: boolean, onChange: (source: Source | null) => void}} props */
-export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
+/** Data sets on the server. @param {boolean} shown @returns {any[]} */
+export function useKnown(shown) {
   const [known, setKnown] = useState(/** @type {any[]} */ ([]));
   useEffect(() => {
     if (shown) fetchJson("/training/datasets").then(({ datasets }) => setKnown(datasets)).catch(() => setKnown([]));
   }, [shown]);
-  const choose = (event) => {
+  return known;
+}
+
+/**
+ * One of the data sets that the server has. ``none``: the words for no choice.
+ * @param {{source: Source | null, known: any[], jobs: any[], none: string, disabled?: boolean, onChange: (source: Source | null) => void}} props
+ */
+export function KnownSource({ source, known, jobs, none, disabled = false, onChange }) {
+  const choose = (/** @type {any} */ event) => {
     const [kind, ...rest] = event.currentTarget.value.split(":");
     const value = rest.join(":");
     onChange(kind === "server" ? { kind, path: value } : kind === "job" ? { kind, id: value } : null);
   };
-  const chosen = source && source.kind !== "upload" ? `${source.kind}:${source.kind === "server" ? source.path : source.id}` : "";
+  const chosen = source?.kind === "server" ? `server:${source.path}` : source?.kind === "job" ? `job:${source.id}` : "";
+  return html`
+    <select value=${chosen} disabled=${disabled} onChange=${choose}>
+      <option value="">${none}</option>
+      ${known.length > 0 && html`<optgroup label=${t("data.server")}>${known.map(({ path }) => html`<option value=${`server:${path}`} title=${path}>${tail(path)}</option>`)}</optgroup>`}
+      ${jobs.length > 0 && html`<optgroup label=${t("data.job")}>${jobs.map((job) => html`<option value=${`job:${job.id}`}>${job.name}${job.options.check ? ` · ${t("job.check")}` : ""} · ${format.date(job.created)}</option>`)}</optgroup>`}
+    </select>`;
+}
+
+/** @param {{source: Source | null, jobs: any[], shown: boolean, disabled: boolean, onChange: (source: Source | null) => void}} props */
+export function DatasetSource({ source, jobs, shown, disabled, onChange }) {
+  const known = useKnown(shown);
   return html`
     <${DropZone} label=${t("data.drop")} hint=${t("data.what")} multiple=${true} folders=${true} accept=".zip,.gz,.tgz,.tar,.jsonl,.json,.csv,.tsv,.parquet,.arrow" disabled=${disabled}
       onFiles=${(files) => onChange({ kind: "upload", file: packed(files), count: files.length })} />
     ${known.length + jobs.length > 0 && html`
       <${Field} label=${t("data.or")}>
-        <select value=${chosen} disabled=${disabled} onChange=${choose}>
-          <option value="">${t("data.choose")}</option>
-          ${known.length > 0 && html`<optgroup label=${t("data.server")}>${known.map(({ path }) => html`<option value=${`server:${path}`} title=${path}>${tail(path)}</option>`)}</optgroup>`}
-          ${jobs.length > 0 && html`<optgroup label=${t("data.job")}>${jobs.map((job) => html`<option value=${`job:${job.id}`}>${job.name}${job.options.check ? ` · ${t("job.check")}` : ""} · ${format.date(job.created)}</option>`)}</optgroup>`}
-        </select>
+        <${KnownSource} source=${source} known=${known} jobs=${jobs} none=${t("data.choose")} disabled=${disabled} onChange=${onChange} />
       <//>`}
     ${source && html`<p class="chosen-data" role="status"><strong>${sourceName(source)}</strong>${source.kind === "upload" && html` <span class="muted numbers">${source.count > 1 ? `${t("data.files", { count: format.number(source.count) })} · ` : ""}${format.bytes(source.file.size)}</span>`}</p>`}`;
 }

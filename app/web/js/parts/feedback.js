@@ -6,7 +6,7 @@ import { useStore } from "../store.js";
 import { html, useEffect, useId, useRef, useState } from "../ui.js";
 import { Badge, Choice, ErrorNote, Field } from "./basics.js";
 
-const BADGES = { right: "good", wrong: "bad", corrected: "accent" };
+const BADGES = { right: "good", wrong: "bad", corrected: "accent", draft: "warn" };
 
 /** @param {{row: any}} props */
 export const VerdictBadge = ({ row }) => html`<${Badge} kind=${BADGES[kindOf(row)]}>${t(`verdict.is.${kindOf(row)}`)}<//>`;
@@ -49,7 +49,7 @@ export function Feedback({ answer, question, given, onGiven }) {
  * @param {{answer: string, row?: any, asksConsent?: boolean, onSend: (verdict: {kind: import("../feedback.js").Kind, text: string, consent: boolean}) => Promise<void>, onCancel?: () => void}} props
  */
 export function VerdictForm({ answer, row, asksConsent = false, onSend, onCancel }) {
-  const [kind, setKind] = useState(row ? kindOf(row) : "");
+  const [kind, setKind] = useState(row && row.verdict !== "draft" ? kindOf(row) : "");
   const [text, setText] = useState(row?.corrected || answer);
   const [consent, setConsent] = useState(Boolean(row?.consent));
   const [busy, setBusy] = useState(false);

@@ -12,10 +12,10 @@ const LESS_IS_BETTER = /wer|cer|error|loss|calibration/;
 const names = (side) => Object.keys(side ?? {}).filter((name) => typeof side[name] === "number");
 
 /** Percentages are stored as shares, or as percent where the name says so. @param {string} name @param {number} value */
-const told = (name, value) => (name.endsWith("_percent") ? `${format.number(value, 1)} %` : format.percent(value));
+export const figureValue = (name, value) => (name.endsWith("_percent") ? `${format.number(value, 1)} %` : format.percent(value));
 
 /** @param {string} name */
-const title = (name) => known(`figure.${name.replace(/_percent$/, "")}`, name.replace(/_percent$/, "").replaceAll("_", " "));
+export const figureTitle = (name) => known(`figure.${name.replace(/_percent$/, "")}`, name.replace(/_percent$/, "").replaceAll("_", " "));
 
 /** Whether the figures are of the held-out rows of a training here, which it names in English. @param {any} metrics */
 const heldOut = ({ data, rows }) => data === `${rows} held-out rows`;
@@ -31,9 +31,9 @@ export function Figures({ metrics }) {
         <thead><tr><th scope="col">${t("figures")}</th><th scope="col">${t("figures.base")}</th><th scope="col">${t("figures.adapter")}</th></tr></thead>
         <tbody>${rows.map((name) => html`
           <tr>
-            <th scope="row">${title(name)}</th>
-            <td class="numbers">${typeof before[name] === "number" ? told(name, before[name]) : "–"}</td>
-            <td class=${`numbers ${better(name, before[name], after[name])}`}>${told(name, after[name])}
+            <th scope="row">${figureTitle(name)}</th>
+            <td class="numbers">${typeof before[name] === "number" ? figureValue(name, before[name]) : "–"}</td>
+            <td class=${`numbers ${better(name, before[name], after[name])}`}>${figureValue(name, after[name])}
               ${range(after, name, metrics.rows) && html`<span class="small muted"> (${range(after, name, metrics.rows).map((end) => format.number(100 * end, 1)).join("–")})</span>`}</td>
           </tr>`)}</tbody>
       </table>
@@ -57,8 +57,8 @@ export function range(side, name, rows = 0) {
   return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
-/** @param {string} name */
-function better(name, before, after) {
+/** A class for the second of two values of a figure. @param {string} name @param {number} before @param {number} after */
+export function better(name, before, after) {
   if (typeof before !== "number" || before === after) return "";
   return before < after === !LESS_IS_BETTER.test(name) ? "better" : "worse";
 }
@@ -69,6 +69,6 @@ export function headline(metrics) {
   const judged = metrics?.judged_by;
   const name = typeof after[judged] === "number" ? judged : names(after)[0];
   if (!name) return "";
-  const from = typeof before[name] === "number" ? `${told(name, before[name])} → ` : "";
-  return `${title(name)} ${from}${told(name, after[name])}`;
+  const from = typeof before[name] === "number" ? `${figureValue(name, before[name])} → ` : "";
+  return `${figureTitle(name)} ${from}${figureValue(name, after[name])}`;
 }

@@ -1,9 +1,12 @@
 /** What the gate found in the data, with the clips it objects to, to be heard. */
 import * as format from "../format.js";
 import { known, t } from "../i18n.js";
+import { reasonIn } from "../problem-words.js";
 import { html } from "../ui.js";
 import { Badge } from "./basics.js";
 import { FetchedPlayer } from "./fetched-player.js";
+
+const HEARD = 5; // recordings of a finding
 
 /**
  * @param {{job: any, allowed?: string[], onAllow?: (codes: string[]) => void}} props
@@ -19,7 +22,7 @@ export function GateReport({ job, allowed, onAllow }) {
         clips: format.number(report.clips ?? 0), length: format.duration(report.seconds ?? 0),
       })}</p>
       ${facts(report).map((line) => html`<p class="small muted">${line}</p>`)}
-      ${(report.remarks ?? []).map((line) => html`<p class="small muted" lang="en">${line}</p>`)}
+      ${(report.remarks ?? []).map((/** @type {string} */ line) => { const { words, lang } = reasonIn(line); return html`<p class="small muted" lang=${lang}>${words}</p>`; })}
       ${findings.length === 0 && html`<p class="hint">${t("gate.clean")}</p>`}
       <ul class="findings">${findings.map((finding) => html`
         <${Finding} key=${finding.code} finding=${finding} job=${job} allowed=${allowed} onAllow=${onAllow} />`)}</ul>
@@ -49,7 +52,7 @@ function Finding({ finding, job, allowed, onAllow }) {
       <p><${Badge} kind=${severity === "error" ? "bad" : "warn"}>${t(`gate.${severity}`)}<//> <strong>${known(`gate.code.${code}`, code)}</strong></p>
       <p><span class="numbers">${format.number(count)}</span> ${what} ${advice}</p>
       ${examples.length > 0 && html`<p class="small muted examples">${examples.join(" · ")}${count > examples.length && first ? ` · ${t("gate.more", { count: format.number(count - examples.length) })}` : ""}</p>`}
-      <div class="offenders">${recordings.map((name) => html`<${FetchedPlayer} key=${name} path=${`/training/jobs/${job.id}/recording?name=${encodeURIComponent(name)}`} name=${name} />`)}</div>
+      <div class="offenders">${recordings.slice(0, HEARD).map((name) => html`<${FetchedPlayer} key=${name} path=${`/training/jobs/${job.id}/recording?name=${encodeURIComponent(name)}`} name=${name} />`)}</div>
       ${severity === "error" && (final
         ? html`<p class="hint">${t("gate.final")}</p>`
         : onAllow && html`

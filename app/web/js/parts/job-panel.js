@@ -5,6 +5,7 @@ import { isOver } from "../jobs.js";
 import { html, useState } from "../ui.js";
 import { Badge, Choice, ErrorNote, Progress } from "./basics.js";
 import { Chart } from "./chart.js";
+import { Comparison } from "./comparison.js";
 import { Estimate } from "./estimate.js";
 import { Figures } from "./figures.js";
 import { GateReport } from "./gate-report.js";
@@ -35,7 +36,8 @@ export function JobPanel({ watched, onCancel, onResume, onDelete }) {
       ${over && job.state !== "succeeded" && (["cancelled", "interrupted"].includes(job.state)
         ? html`<p class="note plain">${t(`job.ended.${job.state}`)}</p>`
         : html`<${ErrorNote} error=${problemOf(job)} />`)}
-      ${told.adapter && html`<${ServedNote} name=${told.adapter.name} version=${told.adapter.version} />`}
+      ${told.adapter && html`<${ServedNote} name=${told.adapter.name} version=${told.adapter.version} held=${told.adapter.promoted === false} />`}
+      ${told.adapter && told.metrics?.comparison && html`<${Comparison} comparison=${told.metrics.comparison} name=${told.adapter.name} version=${told.adapter.version} />`}
       ${told.metrics && html`<h3>${t("job.result")}</h3><${Figures} metrics=${told.metrics} /><${Checks} metrics=${told.metrics} />`}
       ${steps.length + evaluations.length > 0 && html`<${Curves} steps=${steps} evaluations=${evaluations} />`}
       ${job.options.check && job.state === "succeeded" && html`<${Estimate} job=${job} epochs=${job.options.epochs ?? ""} changed=${false} />`}

@@ -3,7 +3,8 @@ import { t } from "../i18n.js";
 import { html } from "../ui.js";
 import { Choice, Field } from "./basics.js";
 
-export const SETTINGS = { name: "", method: "lora", preset: "seed", epochs: "", learning_rate: "", rank: "", batch_size: "", seed: "", task: "", prompt: "" };
+export const SETTINGS = { name: "", method: "lora", preset: "seed", epochs: "", learning_rate: "", rank: "", batch_size: "", seed: "", weights: "", task: "", prompt: "" };
+const WEIGHTS = ["bfloat16", "float8", "int8", "int4"];
 const PRESETS = ["seed", "balanced", "strong"];
 const USUAL = { lora: { epochs: "3", batch_size: "8" }, projector: { epochs: "3", batch_size: "8" }, head: { epochs: "300", batch_size: "256" } };
 
@@ -43,6 +44,11 @@ export function TrainSettings({ settings, replaced, onChange }) {
         ${settings.method === "lora" && number("rank", { min: 1, max: 1024, step: 1 })}
         ${number("batch_size", { min: 1, max: 4096, step: 1 })}
         ${number("seed", { min: 0, step: 1 })}
+        <${Field} label=${t("train.weights")} hint=${t("train.weights.what")}>
+          <select value=${settings.weights} onChange=${set("weights")}>
+            <option value="">${t("train.weights.served")}</option>${WEIGHTS.map((one) => html`<option value=${one}>${one}</option>`)}
+          </select>
+        <//>
       </div>
       <div class="fields one">
         <${Field} label=${t("train.task")}><input type="text" maxlength="2000" value=${settings.task} onInput=${set("task")} /><//>

@@ -9,6 +9,7 @@ import { DatasetSource, sourceName } from "../parts/dataset-source.js";
 import { Estimate } from "../parts/estimate.js";
 import { GateReport } from "../parts/gate-report.js";
 import { JobPanel, StateBadge, problemOf } from "../parts/job-panel.js";
+import { MOST_RUNS, Runs } from "../parts/runs.js";
 import { SETTINGS, TrainSettings, wanted } from "../parts/train-settings.js";
 import { ofUpload } from "../problem-words.js";
 import { remember, remembered, useStore } from "../store.js";
@@ -16,7 +17,7 @@ import { useSuggestedName } from "../suggested-name.js";
 import { useLink } from "../try-form.js";
 import { html, useEffect, useRef, useState } from "../ui.js";
 
-const MEASURED = ["method", "preset", "rank", "batch_size"]; // settings that an estimate depends on, besides the epochs
+const MEASURED = ["method", "preset", "rank", "batch_size", "weights"]; // settings that an estimate depends on, besides the epochs
 const PERIOD_MS = 3000;
 
 /** The job to show after a reload: the one that was open while it runs, any that runs, else the one that was open. */
@@ -26,6 +27,9 @@ function reopened(jobs) {
   const running = jobs.filter((job) => !isOver(job));
   return (running.find((job) => job.id === known) ?? running[0] ?? last)?.id ?? null;
 }
+
+/** Whether a job has steps to draw. @param {any} job */
+const hasCurves = ({ options, told }) => !options.check && Boolean(told.progress);
 
 /** The end of a source's path. */
 const baseName = (source) => sourceName(source).split("/").pop() ?? "";
@@ -43,6 +47,7 @@ export function Train({ query, shown }) {
   const [round, setRound] = useState(0);
   const [share, setShare] = useState(/** @type {number | null} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
+  const [over, setOver] = useState(/** @type {string[]} */ ([])); // runs that are laid over each other
   const [doomed, setDoomed] = useState(/** @type {string | null} */ (null));
   const sending = useRef(/** @type {AbortController | null} */ (null));
   const check = useJob(checkId);
@@ -91,6 +96,8 @@ export function Train({ query, shown }) {
     }
     setShare(null);
   };
+  const overlaid = over.flatMap((id) => jobs.find((job) => job.id === id) ?? []);
+  const lay = (id, on) => setOver(on ? [...over, id] : over.filter((one) => one !== id));
   const act = async (work) => { setError(null); try { await work(); } catch (problem) { setError(problem); } list(); };
 
   const forget = (id) => {
@@ -118,11 +125,15 @@ export function Train({ query, shown }) {
       <div class="stack">
         ${jobId && html`<${JobPanel} watched=${watched} onCancel=${() => act(() => cancel(jobId))} onDelete=${() => setDoomed(jobId)}
           onResume=${() => act(async () => { await resume(jobId); setRound(round + 1); })} />`}
+        ${overlaid.length > 1 && html`<${Runs} jobs=${overlaid} />`}
         <section class="panel" aria-label=${t("jobs")}>
           <h2>${t("jobs")}</h2>
+          ${jobs.filter(hasCurves).length > 1 && html`<p class="hint">${t("runs.how", { most: MOST_RUNS })}</p>`}
           ${jobs.length === 0 ? html`<${Empty} title=${t("jobs.none")}>${t("jobs.none.how")}<//>` : html`
             <ol class="job-list">${jobs.map((job) => html`
-              <li key=${job.id}><button type="button" class="row" aria-current=${job.id === jobId ? "true" : undefined} onClick=${() => open(job.id)}>
+              <li key=${job.id} class="line">
+                <span class="bare">${hasCurves(job) && html`<input type="checkbox" aria-label=${t("runs.lay", { name: job.name, date: format.date(job.created) })} checked=${over.includes(job.id)}
+                  disabled=${!over.includes(job.id) && overlaid.length >= MOST_RUNS} onChange=${(event) => lay(job.id, event.currentTarget.checked)} />`}</span><button type="button" class="row" aria-current=${job.id === jobId ? "true" : undefined} onClick=${() => open(job.id)}>
                 <span class="numbers muted">${format.date(job.created)}</span><span class="name">${job.name}</span><span class="badges">${job.options.check && html`<${Badge}>${t("job.check")}<//>`}<${StateBadge} job=${job} /></span></button></li>`)}</ol>`}
         </section>
       </div>

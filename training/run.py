@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -42,43 +41,13 @@ from training.prepare import Data, audio_limits, judge, read_data
 from training.promotion import Contest, current_version, sentences
 from training.publish import open_registry, publish, push_to_hub, write_card
 from training.reports.curves import draw_curves
+from training.reports.outcome import Outcome, Trained
 from training.trainer import Cancelled, Progress, Trainer, checkpoint_options
 from training.workers import Workers, join, launched
 
 
 class BaseChanged(OvertoneError):
     """The base model is not what it was before training: a defect, so nothing is published."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a method: a folder with its files, figures, loss curves and facts for people."""
-
-    folder: Path
-    metrics: dict[str, Any]
-    train: Sequence[tuple[float, float]]
-    held_out: Sequence[tuple[float, float]]
-    facts: dict[str, Any]
-
-    @property
-    def promoted(self) -> bool:
-        """False where the version that answers now gave better answers, and stays."""
-        return bool(self.metrics.get("comparison", {}).get("promoted", True))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """``adapter``: the version published."""
-
-    adapter: Adapter
-    trained: Trained
-
-    def told(self) -> dict[str, Any]:
-        """As JSON has it."""
-        named = {"name": self.adapter.name, "version": self.adapter.version}
-        if not self.trained.promoted:
-            named["promoted"] = False
-        return {"adapter": named, "metrics": self.trained.metrics, "facts": self.trained.facts}
 
 
 class Run:

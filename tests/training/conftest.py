@@ -17,7 +17,8 @@ from training.data.readers import read_rows
 from training.events import Event, Events
 from training.examples import Example, make_examples
 from training.options import Places, TrainOptions
-from training.run import Outcome, Run
+from training.reports.outcome import Outcome
+from training.run import Run
 from training.sample_data import write
 
 ROWS = 40

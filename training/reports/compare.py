@@ -19,7 +19,8 @@ from training.options import Method, Places, TrainOptions
 from training.overwriting import check_unused
 from training.reports.curves import draw_curves
 from training.reports.metrics import METRICS
-from training.run import Run, Trained
+from training.reports.outcome import Trained
+from training.run import Run
 from training.sample_data import write
 from training.workers import launched
 

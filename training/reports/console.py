@@ -16,7 +16,7 @@ from training.evaluation import verdict
 from training.events import Event
 from training.promotion import sentences
 from training.reports.metrics import METRICS
-from training.run import Outcome
+from training.reports.outcome import Outcome
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -39,7 +39,11 @@ def service(folder: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     values = {"adapters": folder / "adapters", "jobs": folder / "jobs", "dataset_roots": folder / "sets", "port": port}
     values["feedback"] = folder / "feedback"
-    environment = os.environ | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    environment = (
+        os.environ
+        | {"OMP_NUM_THREADS": "1"}
+        | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    )
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment)
     try:
         url = f"http://127.0.0.1:{port}"

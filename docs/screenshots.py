@@ -39,7 +39,11 @@ def service(folder: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     values = {"adapters": folder / "adapters", "jobs": folder / "jobs", "dataset_roots": folder / "sets", "port": port}
     values["feedback"] = folder / "feedback"
-    environment = os.environ | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    environment = (
+        os.environ
+        | {"OMP_NUM_THREADS": "1"}
+        | {f"OVERTONE_{name.upper()}": str(value) for name, value in values.items()}
+    )
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -106,7 +110,6 @@ def data(page: Page, url: str) -> None:
     row = page.locator(".data-row:has([data-testid=row-corrected])").first
     row.locator("button[aria-expanded]").click()
     row.get_by_test_id("side").nth(1).locator("mark").first.wait_for()
-    page.locator(".toolbar").scroll_into_view_if_needed()
     page.evaluate("document.querySelector('.data-row').scrollIntoView()")
 
 
@@ -119,7 +122,6 @@ def again(page: Page, url: str, folder: Path) -> None:
     for box in page.locator(".job-list input[type=checkbox]").all():
         box.check()
     page.locator(".curve.run-2").wait_for()
-    page.evaluate("document.querySelector('.comparison').scrollIntoView()")
 
 
 def wide(browser: Browser, url: str, folder: Path) -> None:
@@ -136,7 +138,8 @@ def wide(browser: Browser, url: str, folder: Path) -> None:
     shot(page, "data-light")
     again(page, url, folder)
     page.emulate_media(color_scheme="dark")
-    shot(page, "runs-dark")
+    page.evaluate("document.querySelector('.comparison').scrollIntoView()")
+    shot(page, "versions-dark")
     page.emulate_media(color_scheme="light")
     page.goto(f"{url}/#/adapters")
     page.get_by_role("article").first.wait_for()
@@ -148,7 +151,7 @@ def wide(browser: Browser, url: str, folder: Path) -> None:
     page.get_by_role("textbox", name="Expected text").fill("go forward ten meters")
     page.get_by_role("button", name="Compare", exact=True).click()
     page.locator(".column footer button").nth(2).wait_for()
-    page.locator(".columns").scroll_into_view_if_needed()
+    page.locator(".view:visible .columns").scroll_into_view_if_needed()
     shot(page, "compare-dark")
     page.goto(f"{url}/#/server")
     for _ in range(12):  # some load to look at

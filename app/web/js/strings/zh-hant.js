@@ -135,7 +135,7 @@ export default {
   "clips.surplus": "一個問題最多 {most} 段錄音；有 {count} 段未加入。請另外提問。",
   "clips.unreadable": "瀏覽器無法讀取 {names}。不能對資料夾提問：請選擇其中的檔案。",
   "region.begin": "只問其中一段",
-  "region.begin.of": "只問 {name} 的其中一段",
+  "region.begin.of": "只問其中一段：{name}",
   "region.of": "{name} 的片段",
   "region.only": "只問這一段：",
   "region.start": "從",

@@ -135,7 +135,7 @@ export default {
   "clips.surplus": "一个问题最多 {most} 段录音；有 {count} 段未加入。请另行提问。",
   "clips.unreadable": "浏览器无法读取 {names}。不能对文件夹提问：请选择其中的文件。",
   "region.begin": "只问其中一段",
-  "region.begin.of": "只问 {name} 的其中一段",
+  "region.begin.of": "只问其中一段：{name}",
   "region.of": "{name} 的片段",
   "region.only": "只问这一段：",
   "region.start": "从",

@@ -116,7 +116,7 @@ def test_a_product_and_its_parts(rows, kind):
     own = weight.float() if kind is None else held.dequantize(torch.float32)
     wanted, wanted_z = x.float() @ own.t(), x.float() @ a.float().t()
     parts = linear.parts_of(x, matrix)
-    assert parts == (4 if (1 if kind == "int4" else 2) <= rows <= 64 else 1)
+    assert parts == (4 if 2 <= rows <= 64 else 1)
     for shape in {(rows, 128), (parts, rows, 128) if parts > 1 else (rows, 128)}:
         out = torch.full(shape, torch.nan, dtype=torch.float32 if len(shape) == 3 else torch.float16)
         z = linear.product(x, matrix, out, a)

@@ -16,8 +16,8 @@ from training.pretrain.layout import HIDDEN, INNER
 from training.pretrain.pool import IGNORE
 from training.pretrain.speech import accents, manners
 from training.pretrain.speech.synthesis import Record
-from training.pretrain.text import exclamations, phrasings, tasks
-from training.pretrain.text.wording import normalise
+from training.pretrain.text import announcements, exclamations, phrasings, tasks
+from training.pretrain.text.wording import TENS, normalise
 
 SIGNS = set(" ˈˌ.ɡbdfhijklmnpstuvwzæðŋɐɑɔəɛɜɪɹʃʊʌʒʤʧθTAIOWYᵊᵻ")
 SAID = "wˌʌt ɐ bjˈuTəfəl θˈɪŋ ju hæv ˈOvəɹ ðˈɛɹ"
@@ -143,6 +143,32 @@ def test_tower_is_compared_inside_the_clip_only() -> None:
     hidden[0, 3:] += 5
     assert tune._apart(hidden, wanted, torch.tensor([3, 6])) == 0
     assert tune._apart(hidden, wanted, torch.tensor([4, 6])) > 1
+
+
+def test_language_model_reads_whispers_features_first_and_the_towers_later() -> None:
+    heard, wanted = torch.zeros(400, 3, 2), torch.ones(400, 7, 2)
+    assert torch.equal(tune._mixed(heard, wanted, -0.3), torch.ones(400, 3, 2))
+    assert torch.equal(tune._mixed(heard, wanted, 1.0), heard)
+    half = tune._mixed(heard, wanted, 0.5)
+    assert ((half == 0).all((1, 2)) | (half == 1).all((1, 2))).all()
+    assert 100 < half[:, 0, 0].sum() < 300
+
+
+def test_a_run_goes_on_where_it_broke_off() -> None:
+    run = tune.Run(200, 1, 2e-3, 1, None, 1.0, begun=0.6)
+    assert run.progress(0) == 0.6
+    assert run.progress(100) == pytest.approx(0.8)
+    assert run.progress(200) == pytest.approx(1)
+
+
+def test_ordinals_are_said_alone_and_in_phrases() -> None:
+    rng = random.Random(9)
+    said = {announcements.numbers(rng) for _ in range(4000)}
+    assert {"fifth", "twelfth", "thirtieth"} <= said
+    placed = {text for text in said if text.split()[-1] in ("first", "fifth", "ninth")}
+    assert any(text.startswith("the ") for text in placed)
+    assert any(text.split()[0] in TENS for text in placed)
+    assert all(text == normalise(text) for text in said)
 
 
 def test_most_numberless_clips_are_asked_something_else() -> None:

@@ -52,6 +52,7 @@ def main() -> None:
     step.add_argument("--out", type=Path, required=True)
     step.add_argument("--teacher", type=Path, help="folder written by the step teacher")
     step.add_argument("--eight-bits", type=float, default=1.0, help="part of the run after which weights are rounded")
+    step.add_argument("--begun", type=float, default=0.0, help="part that an interrupted run had done: progress.txt")
     step = steps.add_parser("teacher", help="write Whisper with the vocabulary that a folder's tokens need")
     step.add_argument("--start", type=Path, required=True)
     step.add_argument("--out", type=Path, required=True)
@@ -152,6 +153,7 @@ def tune(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.teacher,
         arguments.eight_bits,
+        arguments.begun,
     )
     tune(arguments.start, arguments.shards, arguments.out, run)
 

@@ -2,7 +2,8 @@
 
 Whisper itself is the teacher. Its tower encodes a clip and the silence after it, ours the clip (attention past its end
 is masked), and short clips suffer: so the tower learns to return what it returned with the silence, and nothing else
-moves it. The language model learns the right words and, for transcripts, what Whisper's decoder expects.
+moves it. The language model learns the right words and, for transcripts, what Whisper's decoder expects. At first it
+reads Whisper's features, later the tower's, clip by clip more of them.
 
 The first layer, which counts, stays. Every other tensor moves at a rate in proportion to the size of its weights; what
 reads the audio moves least, so that synthetic voices cannot spoil what human ones taught; the MLPs that Whisper does
@@ -33,9 +34,11 @@ BATCH_SECONDS, BATCH_CLIPS = 1600, 576
 PEAK, WARM_UP = 2e-3, 60  # step size in parts of a tensor's usual weight; steps
 READING, NEW, NORMS = 0.3, 2.0, 0.1  # factors: what reads audio, what is new, norms
 EMPTY = {"projector": 0.005, "other": 0.02}  # usual weight where most of a tensor starts at zero
-SAVE_EVERY = 150  # seconds
+SAVE_EVERY = 100  # seconds
+PROGRESS = "progress.txt"
 TOWER_PEAK = 4e-4
-ALONE, TOWER_UNTIL = 0.15, 0.6  # parts of the run: the tower alone; the tower still learns
+TOWER_UNTIL = 0.6  # part of the run in which the tower learns
+HEARD_FROM, HEARD_ALL = 0.08, 0.3  # parts of the run: from which on the tower's features are read; all are the tower's
 TAUGHT = 0.4  # weight of Whisper's expectations beside the right word, where it is asked
 SMOOTHING = 0.02
 BLANK, BLANKED = 5.0, 0.3  # positions of 0.04 s; share of clips
@@ -43,7 +46,10 @@ BLANK, BLANKED = 5.0, 0.3  # positions of 0.04 s; share of clips
 
 @dataclass(frozen=True)
 class Run:
-    """Settings of one run; `seconds` of wall-clock time, `eight_bits` the part of it from which weights are rounded."""
+    """Settings of one run: `seconds` of wall-clock time, `eight_bits` the part of it from which weights are rounded.
+
+    `begun`: the part that an interrupted run had done, whose last weights this one goes on with.
+    """
 
     seconds: float
     at_least: int
@@ -51,6 +57,11 @@ class Run:
     seed: int
     teacher: Path | None
     eight_bits: float
+    begun: float = 0.0
+
+    def progress(self, elapsed: float) -> float:
+        """Part of the whole run that is done after so many seconds of this one."""
+        return self.begun + (1 - self.begun) * elapsed / self.seconds
 
 
 def tune(start: Path, shards: Path, target: Path, run: Run) -> None:
@@ -71,7 +82,7 @@ def tune(start: Path, shards: Path, target: Path, run: Run) -> None:
     size = (BATCH_SECONDS, BATCH_CLIPS) if device.type == "cuda" else (12, 12)
     presented, saved = 0, time.monotonic()
     for step, batch in enumerate(prefetch(batcher.training(*size))):
-        progress = (time.monotonic() - began) / run.seconds
+        progress = run.progress(time.monotonic() - began)
         if progress >= 1:
             break
         found = lesson.step(batch, step, progress)
@@ -84,12 +95,25 @@ def tune(start: Path, shards: Path, target: Path, run: Run) -> None:
             )
         if time.monotonic() - saved > SAVE_EVERY:
             saved = time.monotonic()
-            folder.save(model, processor, target)
-    folder.save(model, processor, target)
+            _keep(model, processor, target, progress)
+    _keep(model, processor, target, 1.0)
     validate(model, processor, pool)
     with eight_bits.Rounded(model):
         print(f"in eight bits, {eight_bits.stored_bytes(model) / 1e6:.1f} MB:", flush=True)
         validate(model, processor, pool)
+
+
+def _keep(
+    model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, target: Path, progress: float
+) -> None:
+    """Save so that the folder is whole at any moment; `PROGRESS` says how much of the run it has seen."""
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    folder.save(model, processor, unfinished)
+    (unfinished / PROGRESS).write_text(f"{progress:.4f}\n")
+    for path in unfinished.iterdir():
+        target.mkdir(parents=True, exist_ok=True)
+        path.replace(target / path.name)
+    unfinished.rmdir()
 
 
 class Lesson:
@@ -110,12 +134,10 @@ class Lesson:
         self.tower = torch.optim.AdamW(tower, lr=TOWER_PEAK, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
         _keep_flags(model, processor.tokenizer.convert_tokens_to_ids([vocabulary.MARK, vocabulary.START]))
         self.rounded = eight_bits.Rounded(model)
-        self.spoken = 0  # steps of the language model
 
     def step(self, batch: Batch, step: int, progress: float) -> dict[str, Tensor]:
         """Take one step of whatever learns at this point of the run; return the losses."""
         learning = self.teacher is not None and progress < TOWER_UNTIL
-        alone = learning and progress < ALONE
         tower = self.model.model.audio_tower
         tower.requires_grad_(learning)
         rounding = self.rounded if progress >= self.run.eight_bits else contextlib.nullcontext()
@@ -123,23 +145,18 @@ class Lesson:
         with rounding, torch.autocast(batch.mel.device.type, torch.bfloat16):
             hidden, counts = network.encode(tower, batch.mel, batch.frames)
             wanted = self._wanted(batch, everything=learning)
-            total = hidden.new_zeros(())
+            heard, total = hidden.detach(), hidden.new_zeros(())
             if learning and self.teacher is not None and wanted is not None:
-                found["tower"] = _apart(hidden, self.teacher.features(wanted), counts)
-                total = total + found["tower"]
-            if not alone:
-                words = wanted if wanted is None or not learning else wanted[batch.transcribed]
-                found["words"] = self._words(batch, hidden.detach(), counts, words)
-                total = total + found["words"]
-            self._clear()
-            torch.autograd.backward(total)
+                features = self.teacher.features(wanted)
+                found["tower"] = total = _apart(hidden, features, counts)
+                heard = _mixed(heard, features, (progress - HEARD_FROM) / (HEARD_ALL - HEARD_FROM))
+            words = wanted if wanted is None or not learning else wanted[batch.transcribed]
+            found["words"] = self._words(batch, heard, counts, words)
+            self.model.zero_grad(set_to_none=True)
+            torch.autograd.backward(total + found["words"])
         if learning:
             self._move(self.tower, TOWER_PEAK * _schedule(step, progress / TOWER_UNTIL))
-        if not alone:
-            begun = ALONE if self.teacher is not None else 0.0
-            rate = self.run.peak * _schedule(self.spoken, (progress - begun) / (1 - begun))
-            self._move(self.language, rate)
-            self.spoken += 1
+        self._move(self.language, self.run.peak * _schedule(step, progress))
         return {name: value.detach() for name, value in found.items()}
 
     def _wanted(self, batch: Batch, everything: bool) -> Tensor | None:
@@ -169,10 +186,6 @@ class Lesson:
         weight[places] = 1 - TAUGHT
         return ((weight * hard).sum() + TAUGHT * soft.sum()) / len(hard)
 
-    def _clear(self) -> None:
-        """Forget the gradients."""
-        self.model.zero_grad(set_to_none=True)
-
     @staticmethod
     def _move(optimiser: torch.optim.Optimizer, rate: float) -> None:
         """Take an optimiser's step at a rate."""
@@ -181,6 +194,12 @@ class Lesson:
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         optimiser.step()
+
+
+def _mixed(heard: Tensor, wanted: Tensor, share: float) -> Tensor:
+    """Leave so large a share of the clips to the tower; the others are read as Whisper hears them."""
+    chosen = torch.rand(len(heard), 1, 1, device=heard.device) < share
+    return torch.where(chosen, heard, wanted[:, : heard.shape[1]].to(heard.dtype))
 
 
 def _blanked(hidden: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import random
 import re
 
-from training.pretrain.text.wording import DIGITS, NATO, say_number
+from training.pretrain.text.wording import DIGITS, NATO, TENS, say_number
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "thing": (
@@ -109,6 +109,10 @@ _ORDINALS = [
     "thousandth",
     "millionth",
 ]
+_PLACES = (
+    "{}", "{}", "the {}", "the {} {thing}", "{} {thing}", "{month} the {}", "the {} of {month}", "on the {}",
+    "{} in line", "for the {} time", "you are the {} caller", "go to the {} {thing}", "on the {} floor",
+)  # fmt: skip
 _RANKS = ["ace", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "jack", "queen", "king"]
 _SUITS = ["clubs", "diamonds", "hearts", "spades"]
 _SIGNS = (
@@ -133,7 +137,7 @@ def announcement(rng: random.Random) -> str:
 
 def numbers(rng: random.Random) -> str:
     """Draw digits in a row, a number, a time, a date, an ordinal, a card or a few of them."""
-    kind = rng.choice((0, 1, 2, 3, 4, 5, 5, 5, 6, 7))
+    kind = rng.choice((0, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8))
     if kind <= 1:
         return " ".join(rng.choice((*DIGITS, "oh")) for _ in range(rng.choice((1, 1, 2, 3, 4, 7))))
     if kind == 2:
@@ -147,15 +151,26 @@ def numbers(rng: random.Random) -> str:
         return rng.choice((rng.choice(_ORDINALS), rng.choice(_DAYS), say_number(rng.randint(0, 99))))
     if kind == 6:
         return " ".join(_card(rng) for _ in range(rng.randint(1, 4)))
+    if kind == 8:
+        return _placed(rng)
     unit = rng.choice(("dollars", "hundred", "thousand", "million", "billion", "minutes", "seconds"))
     return f"{say_number(rng.randint(1, 99))} {unit}"
+
+
+def _placed(rng: random.Random) -> str:
+    """Say an ordinal, simple or of two words, in a few words of its own."""
+    place = rng.choice(_ORDINALS)
+    if rng.random() < 0.3:
+        place = f"{rng.choice(TENS)} {rng.choice(_ORDINALS[:9])}"
+    frame = rng.choice(_PLACES)
+    return frame.format(place, month=rng.choice(_MONTHS), thing=rng.choice(_WORDS["thing"]))
 
 
 def letters(rng: random.Random) -> str:
     """Draw letters one by one, NATO words, or the names of signs."""
     kind = rng.choice((0, 0, 1, 2))
     if kind == 0:
-        return " ".join(rng.choice([*NATO]) for _ in range(rng.choice((1, 1, 1, 2, 3, 4, 6))))
+        return " ".join(rng.choice([*NATO]) for _ in range(rng.choice((1, 1, 1, 1, 2, 3, 4, 6))))
     if kind == 1:
         return " ".join(rng.choice([*NATO.values(), "niner"]) for _ in range(rng.randint(1, 4)))
     return rng.choice(_SIGNS.split(","))

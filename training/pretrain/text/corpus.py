@@ -76,10 +76,10 @@ class Corpus:
             self.joined: 0.11,
             self.words: 0.08,
             self.command: 0.07,
-            self.menu: 0.03,
+            self.menu: 0.05,
             self.telephone: 0.06,
-            self.numbers: 0.05,
-            self.letters: 0.03,
+            self.numbers: 0.06,
+            self.letters: 0.04,
         }
 
     def draw(self) -> Line:
@@ -137,8 +137,8 @@ class Corpus:
         return Line(exclamations.exclamation(self.rng))
 
     def menu(self) -> Line:
-        """Draw two or three offers of a telephone menu in a row."""
-        offers = [commands.offer(self.rng) for _ in range(self.rng.choice((2, 2, 3)))]
+        """Draw two to four offers of a telephone menu in a row."""
+        offers = [commands.offer(self.rng) for _ in range(self.rng.choice((2, 2, 3, 3, 4)))]
         return Line(self.rng.choice((" ", " ", " or ")).join(offers))
 
     def telephone(self) -> Line:

@@ -1,8 +1,7 @@
 """Two adapters for tasks that the base can't do: NATO spelling, and commands as JSON.
 
-LoRA on the language model alone, without its first layer, which counts with fine weights; tower, projector and
-base weights stay as they are. Each adapter answers in its own way to its default prompt and to any prompt that asks
-for a transcript.
+LoRA on the language model alone; tower, projector and base weights stay as they are. Each adapter
+answers in its own way to its default prompt and to any prompt that asks for a transcript.
 """
 
 import json
@@ -25,9 +24,9 @@ from training.pretrain.text.wording import spell_nato
 from training.pretrain.train import prefetch
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TARGETS = r".*language_model\.layers\.[1-9][0-9]*\..*\.(" + "|".join(PARTS) + ")"
-RANK, ALPHA = 12, 24  # 1.9 MB in fp16
-RATE_PEAK = 2e-3
+TARGETS = r".*language_model.*\.(" + "|".join(PARTS) + ")"
+RANK, ALPHA = 12, 24  # 0.98 MB in fp16
+RATE_PEAK = 3e-3
 POOL_SECONDS = 60 * 3600
 BATCH_SECONDS, BATCH_CLIPS = 700, 384
 OWN_PROMPT = 0.4  # share of the default prompt; otherwise a phrasing of "transcribe"

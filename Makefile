@@ -52,12 +52,11 @@ FUZZ_SEED ?=
 demo: $(STAMP)
 	@$(BIN)/overtone demo
 
-# One thread per process: the models of the tests are small, and threads that wait for each other cost them a third more.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q
+	$(BIN)/pytest -q
 
 quick: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" $(QUICK)
+	$(BIN)/pytest -q -m "not slow" $(QUICK)
 
 explore: $(STAMP)
 	$(BIN)/pytest -q -m hypothesis --hypothesis-profile=exploring

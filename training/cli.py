@@ -207,7 +207,7 @@ def bench(
 def work_folder(data: str, name: str) -> Path:
     """The usual folder of a run: `runs/NAME`; one beside it where the data set is that folder, which stays as it is."""
     folder = Path("runs") / name
-    is_data = Path(data).is_dir() and Path(data).resolve() == folder.resolve()
+    is_data = Path(data).resolve() == folder.resolve()
     return folder.with_name(f"{name}-run") if is_data else folder
 
 

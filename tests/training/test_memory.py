@@ -19,6 +19,7 @@ from training.micro_batches import MicroBatches, plan_micro_batches
 from training.options import TrainOptions
 from training.trainer import Trainer
 
+ROUNDING = 1e-4  # Adam makes parts of a step of 0.01 of what rounds a gradient near 0
 ERRORS = [
     torch.OutOfMemoryError("no"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
@@ -127,7 +128,7 @@ def test_checkpointing_that_was_planned_changes_no_result(model_folder, audio_fe
         assert len(seen) == (planned is not None), "the plan is reported"
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, one in found[0][1].items():
-        torch.testing.assert_close(one, found[1][1][name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(one, found[1][1][name], rtol=1e-3, atol=ROUNDING)
 
 
 def test_a_gpu_that_is_not_all_ours_leaves_less(monkeypatch):

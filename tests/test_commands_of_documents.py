@@ -29,6 +29,8 @@ OTHERS = {
     "docker compose up": "needs docker and a GPU",
     "echo OVERTONE_MODEL=": "writes .env, for docker",
     "tests/gpu/run.sh": "needs a GPU",
+    "python tests/gpu/formats.py": "needs a GPU",
+    "pytest -s tests/gpu/test_caps.py": "needs a GPU",
     ".venv/bin/pre-commit install": "changes the repository's hooks",
     ". .venv/bin/activate": "changes the shell",
     "export OVERTONE_MODEL=": "changes the shell",

@@ -87,7 +87,7 @@ class JobList(BaseModel):
 @router.post(
     "/training/jobs",
     status_code=202,
-    responses=documented(400, 401, 403, 408, 409, 413, 422, 503, 507),
+    responses=documented(400, 401, 403, 404, 408, 409, 413, 422, 503, 507),
     openapi_extra={"requestBody": job_forms.BODY},
 )
 async def create_job(request: Request, jobs: JobRunner, state: State) -> JobView:

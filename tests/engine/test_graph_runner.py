@@ -1,5 +1,7 @@
 """When passes are captured. A graph itself needs CUDA (tests/gpu); here one runs its pass again."""
 
+import gc
+
 import pytest
 import torch
 
@@ -142,3 +144,18 @@ def test_later_captures_take_the_place_of_graphs_that_ran_longest_ago(budgeted, 
     assert done[-1] == "run b", "it had not run for the longest time"
     runner.discard(lambda key: True)
     assert runner.bytes == 0
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_pauses_and_is_then_as_it_was(enabled):
+    """A collection within a capture may destroy an older graph, which CUDA refuses; also where the pass fails."""
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        inside = graph_runner._no_collection()
+        inside.__enter__()
+        assert not gc.isenabled()
+        assert inside.__exit__(ZeroDivisionError, ZeroDivisionError(), None) is False
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
